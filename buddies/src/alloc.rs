@@ -1,11 +1,11 @@
-//! Allocation: takes room in a page that has some, or in a fresh page. Moves the middle object if it is in
-//! the way.
+//! Allocation: takes room in a page that has some, or in a new page. Moves the page's middle object if it
+//! is in the way.
 //!
-//! Under the pool lock an allocation takes the page with the tightest room off its list, and takes over the
-//! lists' reference. Under the page's lock it moves the middle object if necessary, and gives the new object
-//! room and a reference. Then the page returns to a list. The allocation claims the object's word: FREE →
-//! OWNED. Its owner writes the bytes without a lock. `publish` makes the word LIVE, and from then on the
-//! handle exists.
+//! Under the pool lock, an allocation takes the page with the tightest room off its lists, and takes over
+//! the lists' reference to the page. Under the page's lock, it moves the middle object if necessary, and
+//! gives the new object its room and a reference. Then the page goes back on a list. The allocation claims
+//! the object's word: FREE → OWNED. The owner writes the bytes without a lock. `publish` makes the word
+//! LIVE, and from then on the object has a handle.
 
 use zpool_api::{Handle, ObjCommit, ZpoolError};
 use zpool_base::stable::TableError;
@@ -20,12 +20,13 @@ use crate::page::Page;
 use crate::source::FreshPage;
 use crate::states::Who;
 
-/// How many pages an allocation tries. A page may have no room after all, because its middle object is being
-/// read or written and cannot be moved.
+/// The number of pages that an allocation tries. A page that was found may still have no room, because its
+/// middle object is being read or written and cannot be moved.
 const TRIES: u32 = 16;
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
-    /// Takes room for `size` bytes and returns the buddy. Its word is OWNED, by the caller.
+    /// Takes room for `size` bytes and returns the buddy. The buddy's word is OWNED, and the caller owns
+    /// it. Fails like [`zpool_api::Zpool::malloc`].
     pub(crate) fn reserve(&self, size: usize) -> Result<Buddy<'_, L, N>, ZpoolError> {
         if size == 0 {
             return Err(ZpoolError::EmptyObject);
@@ -43,11 +44,12 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let fresh = self.source.alloc()?;
         let mut lists = self.lists.lock();
         if lists.tightest(chunks).is_some() {
-            // Another thread has made room meanwhile.
+            // Another thread has made room in the meantime.
             drop(lists);
             if let Some(found) = self.reserve_in_a_page(chunks) {
                 found.word().claim(size);
-                // The drop returns the fresh page, and the provider may panic.
+                // Dropping the fresh page returns it to the provider, which may panic. Then `abort` frees
+                // the room.
                 let abort = AbortOnDrop(self, found.slot.number());
                 drop(fresh);
                 core::mem::forget(abort);
@@ -61,13 +63,13 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(found)
     }
 
-    /// Takes room in the page that fits tightest. Returns `None` if [`TRIES`] pages had no room, or no page
-    /// is left to try.
+    /// Takes room in the page with the tightest fit. Returns `None` if [`TRIES`] pages turned out to have
+    /// no room, or if the lists have no further page with room.
     fn reserve_in_a_page(&self, chunks: usize) -> Option<Buddy<'_, L, N>> {
         for _ in 0..TRIES {
             let mut lists = self.lists.lock();
-            // With one lock the page may stay on its list, because the lock is held until the page moves to
-            // another list.
+            // With a single lock the page may stay on its list, because the lock is held until the page
+            // moves to another list.
             let page =
                 if L::Locks::ONE { lists.tightest(chunks) } else { lists.take_for_alloc(chunks) }?;
             let desc = self.desc(page);
@@ -89,8 +91,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         None
     }
 
-    /// Puts back a page whose middle object cannot be moved now. It goes to a list where an allocation of
-    /// this size does not find it again.
+    /// Puts back a page whose middle object cannot be moved now. Puts it on a list where another try for
+    /// the same size does not find it.
     #[cold]
     fn pass_by(&self, page: u32, mut held: Held<'_, L, N>) {
         let to = held.page().resting_state(false);
@@ -99,8 +101,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.give_back(unreferenced);
     }
 
-    /// Takes room in a page and returns the number of the buddy. Moves the middle object if necessary.
-    /// Returns `None` if there is no room, or the middle object cannot be moved now. Under the page's lock.
+    /// Takes room in a page and returns the number of the new buddy. Moves the middle object if necessary.
+    /// Returns `None` if there is no room, or if the middle object cannot be moved now. The caller holds
+    /// the page's lock.
     fn make_room(
         &self,
         desc: &PageDesc<L, N>,
@@ -122,30 +125,32 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(room.nth)
     }
 
-    /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if it is being written,
-    /// read or freed. Under the page's lock, which a thread that frees the object takes, too.
+    /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if the object is being
+    /// written, read or freed. The caller holds the page's lock, which a thread that frees the object
+    /// takes, too.
     fn move_middle(&self, middle: Buddy<'_, L, N>, page: &mut Page<L, N>, to: u8) -> bool {
         if !middle.word().try_move() {
             return false;
         }
         middle.watched().write();
         let len = middle.word().peek().bytes();
-        // SAFETY: the word is LIVE and MOVING, and the page's lock keeps out a thread that would free the
-        // object.
+        // SAFETY: the word is LIVE and MOVING. The page's lock is held, so no thread can free the object.
         let from = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
         page.set_middle_at(to);
         middle.desc.middle.set(to);
-        // SAFETY: as above.
+        // SAFETY: the word is still LIVE and MOVING, and the page's lock is still held.
         let to = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
-        // SAFETY: both places are `len` bytes of the page and may overlap. The old place is the object's, and
-        // the rest of the new one is free. MOVING keeps readers out, and the page's lock keeps out a thread
-        // that would free the object (invariant 2 of `desc.rs`).
+        // SAFETY: both places are `len` bytes of the page, and they may overlap. The old place belongs to
+        // the object. The part of the new place that lies outside the old one is free. Readers wait while
+        // the word is MOVING, and no thread can free the object, because the page's lock is held (invariant
+        // 2 of `desc.rs`).
         unsafe { from.copy_to(to, len) };
         middle.word().end_move();
         true
     }
 
-    /// Attaches memory to a vacant page number, and takes room in it for an object of `chunks` chunks.
+    /// Attaches memory to a vacant page number, and takes room in the page for an object of `chunks`
+    /// chunks.
     fn attach<'a>(
         &'a self,
         fresh: FreshPage<'a>,
@@ -157,7 +162,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let mut held = self.lock_found(lists, page, desc);
         desc.attach(fresh.attach());
         let guarded = held.page();
-        // This is the lists' reference.
+        // This is the reference of the lists.
         guarded.get();
         guarded.occupy(Room::FIRST, chunks);
         let to = guarded.resting_state(true);
@@ -165,8 +170,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Buddy { slot: Slot::new(page, Room::FIRST.nth), desc }
     }
 
-    /// Returns a page number that has a record and a descriptor, but no page. If there is no memory for the
-    /// descriptor, the number stays vacant for the next try, so that a failure uses up nothing.
+    /// Returns a page number that has a record and a descriptor, but no memory. If there is no memory for
+    /// the descriptor, the number stays vacant and serves the next try. So a failure uses up nothing.
     fn vacant_number<'a>(
         &'a self,
         mut lists: LockedLists<'a, L, N>,
@@ -184,8 +189,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok((page, lists))
     }
 
-    /// Adds descriptors until this page number has one. If several threads add descriptors, each may add one
-    /// that another thread needs.
+    /// Adds descriptors until this page number has one. If several threads do this at the same time, a
+    /// thread may add a descriptor that another one needs.
     #[cold]
     fn add_descriptors(&self, page: u32) -> Result<(), ZpoolError> {
         while self.table.len() <= page as usize {
@@ -201,7 +206,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(())
     }
 
-    /// Makes the word LIVE and returns the object's handle, which exists from here on.
+    /// Makes the word LIVE and returns the object's handle. From now on the object can be read.
     #[inline]
     pub(crate) fn publish(&self, buddy: Buddy<'_, L, N>) -> Handle {
         self.objects.add(1);
@@ -223,7 +228,7 @@ impl<L: Layout<N>, const N: usize> ObjCommit for Core<L, N> {
     }
 }
 
-/// Aborts an object that is being made, if the provider panics.
+/// Frees the room of an object that is being made, if the provider panics.
 struct AbortOnDrop<'a, L: Layout<N>, const N: usize>(&'a Core<L, N>, u32);
 
 impl<L: Layout<N>, const N: usize> Drop for AbortOnDrop<'_, L, N> {

@@ -1,6 +1,7 @@
-//! A crate's own type over a [`Pool`](crate::Pool). It passes each call on to the pool.
+//! The macro that turns a crate's newtype over a [`Pool`](crate::Pool) into a backend.
 
-/// Implements `Zpool` and `Debug` for a newtype over a [`Pool`](crate::Pool).
+/// Implements `Zpool` and `Debug` for a newtype over a [`Pool`](crate::Pool). The implementation passes
+/// each call on to the pool.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -27,7 +28,7 @@
 /// #     fn vacate(&mut self, _nth: usize) { self.0 = 0; }
 /// #     fn start(_nth: usize, _chunks: usize, _middle_at: u8) -> usize { 0 }
 /// # }
-/// /// A backend over the layout `Alone` of the crate's front page.
+/// A backend over the layout `Alone` of the crate's front page.
 /// pub struct OnePerPage(Pool<Alone, 1>);
 ///
 /// buddies::backend!(OnePerPage);
@@ -54,8 +55,8 @@ macro_rules! backend {
                 free(handle: Handle) -> Result<(), ZpoolError>;
                 prefetch(handle: Handle) -> ();
                 obj_read_begin(handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
-                /// A page holds a fixed number of objects at most, so an object smaller than its equal share
-                /// of the page saves no memory.
+                /// Returns `len`, but never less than an equal share of the page. A page holds only a fixed
+                /// number of objects, so a smaller object saves no memory.
                 footprint(len: usize) -> usize;
                 total_pages() -> usize;
                 reclaim(pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError>;

@@ -1,6 +1,6 @@
 //! Chunks, the unit of room in a page.
 
-/// Chunks per page.
+/// The number of chunks in a page.
 pub const CHUNKS: usize = 64;
 
 /// The size of a chunk in bytes: a power of two.
@@ -10,19 +10,19 @@ pub(crate) struct ChunkSize {
 }
 
 impl ChunkSize {
-    /// Returns the size of a chunk in pages of `page_size` bytes. `page_size` must be a power of two and at
-    /// least 64.
+    /// Returns the size of a chunk if pages have `page_size` bytes. `page_size` must be a power of two and
+    /// at least 64.
     pub(crate) fn of_page(page_size: usize) -> Self {
         debug_assert!(page_size.is_power_of_two() && page_size >= CHUNKS);
         ChunkSize { shift: page_size.trailing_zeros() - CHUNKS.trailing_zeros() }
     }
 
-    /// Returns the bytes of `chunks` chunks.
+    /// Returns the number of bytes in `chunks` chunks.
     pub(crate) fn bytes(self, chunks: usize) -> usize {
         chunks << self.shift
     }
 
-    /// Returns how many chunks `bytes` bytes occupy.
+    /// Returns the number of chunks that `bytes` bytes occupy.
     pub(crate) fn chunks(self, bytes: usize) -> usize {
         (bytes + self.bytes(1) - 1) >> self.shift
     }

@@ -1,9 +1,9 @@
-//! How the buddies of a page share its 64 chunks, as a trait. This is the only difference between zbud and
-//! z3fold.
+//! The trait that defines how the buddies of a page share its 64 chunks. It is the only difference between
+//! zbud and z3fold.
 //!
 //! The buddies of a page are numbered from 0. Number 0 is the first buddy, which begins at chunk 0. A buddy
 //! keeps its number, and so its handle, for its whole life, even if its bytes are moved. Only the middle
-//! buddy may be moved; it is number 1 (`middle.rs`).
+//! buddy may be moved. It has number 1 (`middle.rs`).
 
 use core::fmt::Debug;
 
@@ -13,11 +13,11 @@ use crate::middle::Middle;
 /// Room for an object in a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// The number of the buddy that the object becomes.
+    /// The number that the new buddy gets.
     pub nth: usize,
     /// The chunk at which the object begins.
     pub at: u8,
-    /// The chunk to which the middle object must be moved first; `None` if it may stay.
+    /// The chunk to which the middle object must be moved first, or `None` if it may stay.
     pub move_middle_to: Option<u8>,
 }
 
@@ -26,14 +26,14 @@ impl Room {
     pub(crate) const FIRST: Room = Room { nth: 0, at: 0, move_middle_to: None };
 }
 
-/// The objects of one page, at most `N` of them.
+/// The objects of one page. There are at most `N` of them.
 ///
 /// # Safety
-/// A room must lie inside the 64 chunks. After the middle object was moved to `move_middle_to`, the room must
-/// not overlap any object in the page. [`Layout::start`] must return the chunk where the object is: that of
-/// its room, or the one to which it was moved.
+/// A room must lie inside the 64 chunks. Once the middle object has been moved to `move_middle_to`, the
+/// room must not overlap any object in the page. [`Layout::start`] must return the chunk at which an object
+/// is: the chunk of its room, or the chunk to which it was moved.
 pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
-    /// The backend's registry name.
+    /// The backend's name in the registry.
     const NAME: &'static str;
 
     /// A page without objects.
@@ -52,18 +52,19 @@ pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// Whether one object takes all 64 chunks.
     fn is_headless(&self) -> bool;
 
-    /// Returns the chunks of the largest object that fits; 0 if none fits. `moves` says whether the middle
-    /// object may be moved for it.
+    /// Returns the number of chunks of the largest object that fits, or 0 if none fits. `moves` says
+    /// whether the middle object may be moved to make room.
     fn largest(&self, moves: bool) -> usize;
 
-    /// Finds room for an object of `chunks` chunks, without taking it. Returns `None` if the object does not
-    /// fit.
+    /// Finds room for an object of `chunks` chunks, but does not take it. Returns `None` if the object does
+    /// not fit.
     fn room(&self, chunks: usize) -> Option<Room>;
 
-    /// Gives the room to an object of `chunks` chunks.
+    /// Gives `room` to an object of `chunks` chunks.
     fn occupy(&mut self, room: Room, chunks: usize);
 
-    /// Records that the middle object was moved to chunk `at`. Only layouts with moves need it.
+    /// Records that the middle object was moved to chunk `at`. The default does nothing: only layouts that
+    /// move objects need it.
     fn set_middle_at(&mut self, at: u8) {
         let _ = at;
     }
@@ -71,23 +72,24 @@ pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// Frees the room of the `nth` object.
     fn vacate(&mut self, nth: usize);
 
-    /// Returns the chunk at which the `nth` object begins. The object has `chunks` chunks. The middle object
-    /// begins at `middle_at`.
+    /// Returns the chunk at which the `nth` object begins. The object has `chunks` chunks, and the middle
+    /// object begins at `middle_at`.
     fn start(nth: usize, chunks: usize, middle_at: u8) -> usize;
 }
 
-/// Names a buddy by page and number. Its number is the slot in the buddy's handles.
+/// Names a buddy by its page and by its number in the page. The two together make the slot number in the
+/// buddy's handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot<const N: usize> {
     pub(crate) page: u32,
-    /// Less than `N`.
+    /// The number of the buddy in its page, less than `N`.
     pub(crate) nth: u8,
 }
 
 impl<const N: usize> Slot<N> {
     const NTH_BITS: u32 = N.next_power_of_two().trailing_zeros();
 
-    /// How many page numbers fit in a slot number.
+    /// The number of page numbers that slot numbers have room for.
     pub(crate) const MAX_PAGES: usize = 1 << (32 - Self::NTH_BITS);
 
     /// Returns the slot of the `nth` buddy of a page.
@@ -102,7 +104,7 @@ impl<const N: usize> Slot<N> {
         self.page << Self::NTH_BITS | u32::from(self.nth)
     }
 
-    /// Returns the slot with this number, or `None` if no buddy can have it.
+    /// Returns the slot with this slot number, or `None` if no buddy can have it.
     #[inline]
     pub(crate) fn from_number(number: u32) -> Option<Self> {
         let nth = (number & ((1 << Self::NTH_BITS) - 1)) as u8;

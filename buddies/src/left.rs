@@ -1,19 +1,20 @@
-//! Objects that their last readers left: a lock-free stack. Calls that may use the provider empty it.
+//! A lock-free stack of freed objects that their last readers left. Calls that may use the provider empty
+//! it.
 //!
-//! A read guard may be dropped anywhere, even under another component's lock, so its drop may neither wait
-//! nor call the page provider. The last reader of a freed object owns the object (`word.rs`), and pushes it
-//! on this stack instead of freeing it. The next call of the pool that may block takes all objects off the
-//! stack and frees them ([`Left::finish`]).
+//! A read guard may be dropped anywhere, even under another component's lock. So its drop may neither wait
+//! nor call the page provider. The last reader of a freed object owns the object (`word.rs`). Instead of
+//! freeing the object, it pushes it on this stack. The next call of the pool that may block takes all
+//! objects off the stack and frees them ([`Left::finish`]).
 //!
-//! The link to the next object is in the first bytes of the object itself: a buddy has at least one chunk of
-//! 64 bytes, and nobody but its owner uses them. So the stack costs one word per pool, and a push needs no
-//! memory.
+//! The link to the next object is in the first bytes of the object itself. A buddy has at least one chunk
+//! of 64 bytes, and only its owner uses these bytes. So the stack costs one word per pool, and a push needs
+//! no memory.
 //!
-//! # Why ABA is harmless
-//! Only `push` compares the head. Between its load and its CAS, the head may have been taken and pushed
-//! again, so that it is equal but has another object below it. That does no harm. The link of a pushed object
-//! says only which object is at the head when the CAS succeeds, and that object is the right one, whatever is
-//! below it. Takers do not compare: they swap.
+//! # Why ABA is harmless Only `push` compares the head. Between its load and its CAS, the same object may
+//! have been taken and pushed again. Then the head has the same value, although another object is below it.
+//! This does no harm: the link of the pushed object only has to name the object that is at the head when
+//! the CAS succeeds, and it does. Which object is below that one does not matter. A taker does not compare
+//! the head, but swaps it.
 
 use core::ptr::NonNull;
 
@@ -24,13 +25,13 @@ use zpool_base::unwind::in_destructor;
 /// The head of an empty stack.
 const NONE: u64 = 0;
 
-/// Gives access to the objects that were left, by slot number.
+/// Gives access to the objects on the stack, by slot number.
 ///
 /// # Safety
-/// `link` must return the object's own memory: at least 8 writable bytes that nobody else uses while the
-/// object is on the stack.
+/// `link` must return the object's own memory. This must be at least 8 writable bytes that nobody else uses
+/// while the object is on the stack.
 pub(crate) unsafe trait Leaves {
-    /// Returns the first bytes of an object that is on the stack, or about to be pushed.
+    /// Returns the first bytes of an object that is on the stack or is about to be pushed.
     fn link(&self, slot: u32) -> NonNull<[u8; 8]>;
 
     /// Frees the object. May call the page provider, so the caller must hold no lock.
@@ -42,7 +43,7 @@ pub(crate) unsafe trait Leaves {
 pub(crate) struct Left(AtomicU64);
 
 impl Left {
-    /// An empty stack.
+    /// Makes an empty stack.
     pub(crate) fn new() -> Self {
         Left(AtomicU64::new(NONE))
     }
@@ -50,19 +51,19 @@ impl Left {
     /// Pushes an object that the caller owns. Takes no lock and calls no provider.
     ///
     /// # Safety
-    /// The caller must own the object (its word is OWNED), and must push it only once. Afterwards it belongs
-    /// to the stack.
+    /// The caller must own the object, whose word is OWNED, and must push it only once. After that, the
+    /// object belongs to the stack.
     pub(crate) unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
         let link = pool.link(slot);
-        // A guess that is nearly always right. If it is wrong, the CAS returns the right head.
+        // This guess is nearly always right. If it is wrong, the failed CAS returns the right head.
         let mut head = NONE;
         loop {
             // SAFETY: `link` is 8 writable bytes (`Leaves::link`) of an object that only the caller owns.
             unsafe { link.as_ptr().write_unaligned(head.to_ne_bytes()) };
             let new = u64::from(slot) + 1;
-            // Release pairs with the Acquire of `finish`: the link is visible, and the last reader's accesses
-            // to the object come before the taker's. Relaxed on failure: the value found is only the next
-            // guess.
+            // Release pairs with the Acquire of `finish_all`: the link is visible to the taker, and the
+            // last reader's accesses to the object come before the taker's. Relaxed on failure: the value
+            // found is only the next guess.
             match self.0.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -70,12 +71,13 @@ impl Left {
         }
     }
 
-    /// Frees all objects on the stack, each at the cost of a free. Costs one load if the stack is empty. If
-    /// the provider panics, the remaining objects stay for the next call. The caller must hold no lock.
+    /// Frees all objects on the stack. Each of them costs about as much as a `free`; an empty stack costs
+    /// one load. If the provider panics, the remaining objects stay on the stack for the next call. The
+    /// caller must hold no lock.
     #[inline]
     pub(crate) fn finish<P: Leaves>(&self, pool: &P) {
-        // Relaxed: the load only decides whether to try. Under the model checker this always tries, because
-        // after such a load the checker does not explore every order of the swap.
+        // Relaxed: the load only decides whether to try. Under the model checker this always tries. After
+        // such a load, the checker would not explore every order of the swap.
         if MODEL || self.0.load(Ordering::Relaxed) != NONE {
             self.finish_all(pool);
         }
@@ -83,8 +85,8 @@ impl Left {
 
     #[cold]
     fn finish_all<P: Leaves>(&self, pool: &P) {
-        // Acquire pairs with the Release of `push`: the swap ends the chain of RMWs of every push, so all
-        // links are visible, and the readers' last accesses come before any reuse of the space.
+        // Acquire pairs with the Release of `push`. The swap ends a chain of RMWs that contains every push.
+        // So all links are visible, and the readers' last accesses come before the space is used again.
         let mut rest = Rest { left: self, pool, head: self.0.swap(NONE, Ordering::Acquire) };
         while let Some(slot) = rest.next() {
             pool.finish(slot);
@@ -98,7 +100,7 @@ impl Default for Left {
     }
 }
 
-/// The objects of a taken stack that are not yet freed. After a panic its drop pushes them again.
+/// The objects of a taken stack that are not freed yet. After a panic, the drop pushes them again.
 struct Rest<'a, P: Leaves> {
     left: &'a Left,
     pool: &'a P,
@@ -109,8 +111,8 @@ impl<P: Leaves> Rest<'_, P> {
     fn next(&mut self) -> Option<u32> {
         let slot = self.head.checked_sub(1)? as u32;
         let link = self.pool.link(slot);
-        // SAFETY: `link` is 8 readable bytes (`Leaves::link`), which `push` wrote. Since the swap only the
-        // taker uses them.
+        // SAFETY: `link` is 8 readable bytes (`Leaves::link`), which `push` has written. Since the swap,
+        // only this thread uses them.
         self.head = u64::from_ne_bytes(unsafe { link.as_ptr().read_unaligned() });
         Some(slot)
     }
@@ -120,8 +122,8 @@ impl<P: Leaves> Drop for Rest<'_, P> {
     fn drop(&mut self) {
         in_destructor(|| {
             while let Some(slot) = self.next() {
-                // SAFETY: the swap took the object off the stack and it is not freed yet, so this thread owns
-                // it.
+                // SAFETY: the swap took the object off the stack, and the object is not freed yet. So this
+                // thread owns it.
                 unsafe { self.left.push(self.pool, slot) };
             }
         });
@@ -140,7 +142,7 @@ mod tests {
         panics_at: Cell<Option<u32>>,
     }
 
-    // SAFETY: each slot has its own cell, which nobody else touches.
+    // SAFETY: each slot has a cell of its own, which nobody else touches.
     unsafe impl Leaves for Toy {
         fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
             NonNull::new(self.bytes[slot as usize].get()).unwrap()
@@ -166,7 +168,7 @@ mod tests {
         left.finish(&toy);
         for round in 1..4 {
             for slot in [0, 7, round] {
-                // SAFETY: no slot is on the stack twice at a time.
+                // SAFETY: the slot is not on the stack at this moment.
                 unsafe { left.push(&toy, slot) };
             }
             left.finish(&toy);
@@ -179,7 +181,7 @@ mod tests {
     fn a_panic_leaves_the_rest() {
         let (left, toy) = (Left::new(), toy());
         for slot in 0..5 {
-            // SAFETY: pushed once.
+            // SAFETY: each slot is pushed only once.
             unsafe { left.push(&toy, slot) };
         }
         toy.panics_at.set(Some(3));

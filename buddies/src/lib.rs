@@ -1,8 +1,8 @@
 //! The engine of zbud and z3fold: a pool that keeps a few objects, the *buddies*, in each page.
 //!
 //! A page is divided into 64 chunks. A [`Layout`] defines how the buddies of a page share the chunks. A
-//! [`Pool`] does everything else, and [`backend!`] makes a crate's own type from it. Here is a layout with
-//! one object per page:
+//! [`Pool`] does everything else. The macro [`backend!`] turns a crate's own newtype over a `Pool` into a
+//! backend. Here is a layout with one object per page:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -53,23 +53,23 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `layout.rs`, `middle.rs`, `chunks.rs` | the trait of layouts; the middle object's place; the unit of room |
+//! | `layout.rs`, `middle.rs`, `chunks.rs` | the trait of layouts; the place of the middle object; the unit of room |
 //! | `word.rs` | the object word: generation, length, state and readers of a buddy in one atomic |
-//! | `page.rs` | a page's objects and its reference count: what the page's lock guards |
-//! | `states.rs` | the states of pages: what the pool lock guards |
-//! | `shelves.rs` | pages by free chunks, and the LRU |
-//! | `lists.rs`, `records.rs` | linked lists of page numbers, and the records that they link |
-//! | `locks.rs` | a lock for each page beside the pool lock, or the pool lock alone |
-//! | `desc.rs` | a page's descriptor, and where the bytes are |
-//! | `left.rs` | objects that their last readers left, until a call may block |
-//! | `reclaim.rs` | the LRU walk with the evict callback |
-//! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's parts and operations; each file uses only earlier ones |
-//! | `pool.rs`, `backend.rs` | the backend trait over them, and a crate's own type |
+//! | `page.rs` | the objects of a page and its reference count, which the page's lock guards |
+//! | `states.rs` | the states of pages, which the pool lock guards |
+//! | `shelves.rs` | the lists of pages by free chunks, and the LRU |
+//! | `lists.rs`, `records.rs` | linked lists of page numbers, and the records that hold the links |
+//! | `locks.rs` | the two lock policies: a lock for each page beside the pool lock, or only the pool lock |
+//! | `desc.rs` | the descriptor of a page, and the place of each object's bytes |
+//! | `left.rs` | keeps the objects that their last readers left, until a call that may block frees them |
+//! | `reclaim.rs` | goes through the LRU and calls the evict callback |
+//! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's state and operations; each file uses only those before it |
+//! | `pool.rs`, `backend.rs` | the backend trait, implemented by these operations; the macro for a crate's own type |
 //!
 //! # Locks
-//! See `locks.rs`. No page provider call, no system call and no user code runs under a lock. Reads take no
-//! lock: they pin the object's word. Only a reader that finds its object being moved waits for the page's
-//! lock.
+//! `locks.rs` describes the locks. No page provider call, no system call and no user code runs under a
+//! lock. Reads take no lock: a reader pins the object's word. Only a reader that finds its object being
+//! moved waits for the page's lock.
 
 #![cfg_attr(
     test,

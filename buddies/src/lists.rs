@@ -1,14 +1,14 @@
 //! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
 //!
-//! The links are in the pages' records. A list itself has only its two ends. A page is on a list at most
-//! once: from the page's shelf, the caller knows whether it is on the list (`shelves.rs`).
+//! The links are in the pages' records. A list itself holds only its two ends. A page is on a list at most
+//! once. The caller knows from the page's shelf whether the page is on the list (`shelves.rs`).
 
 use core::ops::IndexMut;
 
-/// Stands for "no page".
+/// The number that means "no page".
 pub(crate) const NIL: u32 = u32::MAX;
 
-/// A page's place in one list.
+/// The place of a page in one list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Link {
     prev: u32,
@@ -16,7 +16,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// The link of a page on no list.
+    /// The link of a page that is on no list.
     pub(crate) const NONE: Link = Link { prev: NIL, next: NIL };
 }
 
@@ -36,17 +36,17 @@ pub(crate) struct List<K> {
 impl<K> List<K> {
     pub(crate) const EMPTY: Self = List { head: NIL, tail: NIL, kind: core::marker::PhantomData };
 
-    /// Returns the first page, which was added last; `None` if the list is empty.
+    /// Returns the page that was added last, which is in front. Returns `None` if the list is empty.
     pub(crate) fn first(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
-    /// Returns the last page, which was added first; `None` if the list is empty.
+    /// Returns the page that was added first, which is at the end. Returns `None` if the list is empty.
     pub(crate) fn last(&self) -> Option<u32> {
         (self.tail != NIL).then_some(self.tail)
     }
 
-    /// Puts a page in front. The page must be on no list of this kind.
+    /// Puts a page in front. The page must not be on a list of this kind.
     pub(crate) fn push_front<R>(&mut self, records: &mut R, page: u32)
     where
         R: IndexMut<u32, Output: Linked<K>>,

@@ -1,16 +1,17 @@
-//! The locks of a pool: the pool lock and a lock for each page, or only the pool lock.
+//! The locks of a pool. There is the pool lock and a lock for each page, or only the pool lock.
 //!
-//! The *pool lock* guards the lists (`states.rs`). Which lock guards a page's objects and its reference count
-//! (`page.rs`) depends on the policy:
-//! * With [`PageLocks`], the page's own lock. The pool lock is the innermost lock: it is taken under a page
-//!   lock or alone, and only for the lists. Threads that use different pages contend only for the lists, and
-//!   only briefly.
-//! * With [`OneLock`], the pool lock, too. An allocation takes one lock, and so does a free. With page locks
-//!   an allocation takes three locks and a free two. Meant for layouts that change a page in a few dozen
-//!   instructions.
+//! The *pool lock* guards the lists (`states.rs`). The policy decides which lock guards a page's objects
+//! and its reference count (`page.rs`):
+//! * With [`PageLocks`], it is the page's own lock. The pool lock is the innermost lock. It is taken under
+//!   a page lock or alone, and only to use the lists. Threads that use different pages contend only for the
+//!   lists, and only for a short time.
+//! * With [`OneLock`], it is the pool lock. An allocation takes one lock, and so does a free. With page
+//!   locks, an allocation takes three locks, and a free takes two. [`OneLock`] is meant for layouts that
+//!   change a page in a few dozen instructions.
 //!
-//! With both policies, no page provider call, no system call and no user code runs under a lock. At most one
-//! object, smaller than a page, is moved under a lock. A thread locks only one page at a time.
+//! With both policies, no page provider call, no system call and no user code runs under a lock. While a
+//! lock is held, at most one object is moved, and it is smaller than a page. A thread locks only one page
+//! at a time.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -20,7 +21,7 @@ use zpool_base::lockdep::{self, Rank};
 use crate::states::Lists;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A lock's guard, and the record that lockdep keeps of it.
+/// The guard of a lock, with lockdep's record of the lock.
 pub struct Locked<'a, T> {
     guarded: MutexGuard<'a, T>,
     _held: lockdep::Held,
@@ -52,40 +53,43 @@ impl<T> fmt::Debug for Locked<'_, T> {
     }
 }
 
-/// The lists. They have, for each page of type `P`, the part that policy `K` keeps in its record.
+/// The lists of a pool. For each page of type `P`, they hold the part that policy `K` keeps in the page's
+/// record.
 pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
 
-/// The pool lock of policy `K`, over pages of type `P`.
+/// The pool lock under policy `K`, for pages of type `P`.
 #[derive(Debug)]
 pub struct PoolLock<K: Locking, P: Send>(Mutex<Lists<K::InRecord<P>>>);
 
 impl<K: Locking, P: Send> PoolLock<K, P> {
-    /// Makes the lock, with the lists of a pool without pages.
+    /// Makes the lock, with the lists of a pool that has no pages.
     pub(crate) fn new() -> Self {
         PoolLock(Mutex::new(Lists::new()))
     }
 
-    /// Takes the pool lock.
+    /// Takes the pool lock and returns the locked lists.
     pub(crate) fn lock(&self) -> Locked<'_, ListsOf<K, P>> {
         Locked::lock(&self.0, if K::ONE { Rank::Pool } else { Rank::Leaf })
     }
 }
 
-/// A policy: where a page is kept, and which lock guards it. Not meant to be implemented outside this crate.
+/// A policy: it decides where a page's state is kept, and which lock guards it. Not meant to be implemented
+/// outside this crate.
 pub trait Locking: Sized + 'static {
     /// Whether the pool lock guards the pages, too.
     const ONE: bool;
 
-    /// The part of a page that is kept in its descriptor.
+    /// The part of a page's state that is kept in its descriptor.
     type InDesc<P: Send>: Send + Sync;
 
-    /// The part of a page that is kept in its record in the lists.
+    /// The part of a page's state that is kept in its record in the lists.
     type InRecord<P: Send>: Send;
 
-    /// A locked page.
+    /// A page while it is locked.
     type Held<'a, P: Send + 'a>: HeldPage<Self, P>;
 
-    /// Makes a page's two parts: the one for its descriptor, and the one for its record.
+    /// Makes the two parts of a page's state: first the part for its descriptor, then the part for its
+    /// record.
     fn parts<P: Send>(page: fn() -> P) -> (Self::InDesc<P>, Self::InRecord<P>);
 
     /// Locks a page.
@@ -95,8 +99,8 @@ pub trait Locking: Sized + 'static {
         in_desc: &'a Self::InDesc<P>,
     ) -> Self::Held<'a, P>;
 
-    /// Locks a page that was found in the lists, which are still locked. [`PageLocks`] unlocks the lists
-    /// first.
+    /// Locks a page that was found in the lists. `lists` is the guard of these lists. [`PageLocks`] unlocks
+    /// the lists first.
     fn lock_found<'a, P: Send>(
         lists: Locked<'a, ListsOf<Self, P>>,
         pool: &'a PoolLock<Self, P>,
@@ -105,20 +109,20 @@ pub trait Locking: Sized + 'static {
     ) -> Self::Held<'a, P>;
 }
 
-/// A locked page.
+/// A page while it is locked.
 pub trait HeldPage<K: Locking, P: Send> {
-    /// The page that the lock guards.
+    /// Returns the page that the lock guards.
     fn page(&mut self) -> &mut P;
 
-    /// Calls `change` with the lists, under the pool lock.
+    /// Calls `change` with the lists, under the pool lock. Returns its result.
     fn lists<T>(&mut self, change: impl FnOnce(&mut ListsOf<K, P>) -> T) -> T;
 }
 
-/// The policy in which the pool lock guards both lists and pages.
+/// The policy under which the pool lock guards both the lists and the pages.
 #[derive(Debug)]
 pub enum OneLock {}
 
-/// The pool lock, held to use one page.
+/// A page that is locked by the pool lock.
 #[derive(Debug)]
 pub struct HeldByPool<'a, P> {
     lists: Locked<'a, Lists<P>>,
@@ -163,11 +167,11 @@ impl<P: Send> HeldPage<OneLock, P> for HeldByPool<'_, P> {
     }
 }
 
-/// The policy in which each page has its own lock, and the pool lock guards only the lists.
+/// The policy under which each page has a lock of its own, and the pool lock guards only the lists.
 #[derive(Debug)]
 pub enum PageLocks {}
 
-/// A page lock, held.
+/// A page that is locked by its own lock.
 #[derive(Debug)]
 pub struct HeldByPage<'a, P: Send> {
     page: Locked<'a, P>,
@@ -200,7 +204,7 @@ impl Locking for PageLocks {
         page: u32,
         in_desc: &'a Mutex<P>,
     ) -> HeldByPage<'a, P> {
-        // Unlocks the lists first: the lock order requires the page lock before the pool lock.
+        // The lists are unlocked first, because the lock order requires the page lock before the pool lock.
         drop(lists);
         Self::lock(pool, page, in_desc)
     }

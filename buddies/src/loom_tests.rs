@@ -1,7 +1,7 @@
-//! Models of the object word for loom.
+//! Loom models of the object word.
 //!
 //! Each model names the weakenings or omissions that make it fail. A watched cell stands for the bytes of a
-//! buddy: a read and a write of it that are not ordered fail the model.
+//! buddy. If a read and a write of it are not ordered, the model fails.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -24,7 +24,8 @@ fn live() -> Arc<Object> {
     Arc::new(object)
 }
 
-/// Reads the object of generation 1, if it is live. Returns whether this thread owns the space afterwards.
+/// Reads the object of generation 1, if it is live. Returns whether this thread now owns the object's
+/// space.
 fn read(object: &Object) -> bool {
     match object.word.pin(1) {
         Ok(_) => {
@@ -36,9 +37,10 @@ fn read(object: &Object) -> bool {
     }
 }
 
-/// The owner of the space writes only after the readers have read. Fails if `unpin` is Relaxed (then the read
-/// is not ordered before the write), if the CAS of `free` or `try_own` is Relaxed, or if `free` takes the
-/// space while there are readers.
+/// The owner of the space writes only after the readers have read. The model fails in each of these cases:
+/// * `unpin` is Relaxed, so that the read is not ordered before the write.
+/// * The CAS of `free` or `try_own` is Relaxed.
+/// * `free` takes the space while there are readers.
 #[test]
 fn loom_the_owner_writes_after_the_readers() {
     loom::model(|| {
@@ -58,9 +60,10 @@ fn loom_the_owner_writes_after_the_readers() {
     });
 }
 
-/// Exactly one thread owns the space of a freed object. Fails if `free` parks without checking the count, or
-/// if the passing reader of a failed `pin` does not try to own the space. Also fails if the CAS of `try_own`
-/// is Relaxed: then the last reader may write while the other one still reads.
+/// Exactly one thread owns the space of a freed object. The model fails in each of these cases:
+/// * `free` parks the object without checking the count.
+/// * The passing reader of a failed `pin` does not try to own the space.
+/// * The CAS of `try_own` is Relaxed. Then the last reader may write while the other one still reads.
 #[test]
 fn loom_a_parked_object_falls_to_exactly_one() {
     loom::model(|| {
@@ -85,8 +88,10 @@ fn loom_a_parked_object_falls_to_exactly_one() {
     });
 }
 
-/// A stale handle never reads the next object. Fails if `pin` does not check what its RMW returned (then the
-/// reader sees the next object), if `publish` is not Release, or if `pin` is not Acquire.
+/// A stale handle never reads the next object. The model fails in each of these cases:
+/// * `pin` does not check what its RMW returned. Then the reader sees the next object.
+/// * `publish` is not Release.
+/// * `pin` is not Acquire.
 #[test]
 fn loom_a_stale_handle_never_reads_the_next_object() {
     loom::model(|| {
@@ -94,7 +99,7 @@ fn loom_a_stale_handle_never_reads_the_next_object() {
         let reader = {
             let object = object.clone();
             thread::spawn(move || match object.word.pin(2) {
-                // The next object. It was written before it was published.
+                // This is the next object. It was written before it was published.
                 Ok(word) => {
                     object.bytes.read();
                     assert_eq!((word.generation(), word.bytes()), (2, 9));
@@ -131,8 +136,10 @@ fn loom_one_of_two_frees_wins() {
     });
 }
 
-/// A mover and a reader exclude each other. Fails if `try_move` does not check the readers or is Relaxed, if
-/// `end_move` is Relaxed or a plain store, or if the reader does not wait.
+/// A mover and a reader exclude each other. The model fails in each of these cases:
+/// * `try_move` does not check the readers or is Relaxed.
+/// * `end_move` is Relaxed or a plain store.
+/// * The reader does not wait.
 #[test]
 fn loom_a_mover_and_a_reader_exclude_each_other() {
     loom::model(|| {
@@ -158,7 +165,7 @@ fn loom_a_mover_and_a_reader_exclude_each_other() {
     });
 }
 
-/// Two objects that their readers leave, and a stack from which another thread frees them.
+/// Two objects that their readers leave, and the stack from which another thread frees them.
 struct Leaving {
     left: Left,
     links: [std::cell::UnsafeCell<[u8; 8]>; 2],
@@ -166,12 +173,12 @@ struct Leaving {
     finished: [loom::sync::atomic::AtomicUsize; 2],
 }
 
-// SAFETY: only an object's owner accesses its link. The model checks that with `bytes`.
+// SAFETY: only the owner of an object accesses its link. The model checks this with `bytes`.
 unsafe impl Sync for Leaving {}
-// SAFETY: as above.
+// SAFETY: as for `Sync`.
 unsafe impl Send for Leaving {}
 
-// SAFETY: each object has its own 8 bytes.
+// SAFETY: each object has 8 bytes of its own, and only its owner uses them.
 unsafe impl Leaves for Leaving {
     fn link(&self, slot: u32) -> core::ptr::NonNull<[u8; 8]> {
         let slot = slot as usize;
@@ -186,8 +193,8 @@ unsafe impl Leaves for Leaving {
     }
 }
 
-/// Each object that readers left is freed once. Fails if `push` is not Release, or if `finish` does not take
-/// the stack by a swap that is Acquire.
+/// Each object that readers left is freed once. The model fails if `push` is not Release, or if `finish`
+/// does not take the stack by an Acquire swap.
 #[test]
 fn loom_left_objects_are_given_up_once() {
     loom::model(|| {

@@ -1,28 +1,28 @@
-//! The chunk at which a page's middle object begins. It is kept beside the object words and can be read
-//! without a lock.
+//! The chunk at which the middle object of a page begins. It is stored next to the object words and can be
+//! read without a lock.
 //!
-//! It changes when room is taken for a middle object, before the object's word is OWNED. It also changes
-//! while that word is MOVING. So a thread that pins the word, waits until it is not MOVING, and then reads
-//! the chunk gets the place of that object.
+//! The chunk changes when room is taken for a middle object, before the object's word is OWNED. It also
+//! changes while this word is MOVING. So a thread gets the right place if it pins the word, waits until the
+//! word is not MOVING, and then reads the chunk.
 
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// The middle object's number among its page's buddies.
+/// The number of the middle object among the buddies of its page.
 pub(crate) const MIDDLE: usize = 1;
 
-/// A cell for the chunk at which the middle object begins. Not meant to be implemented outside this crate.
+/// Stores the chunk at which the middle object begins. Not meant to be implemented outside this crate.
 pub trait Middle: Default + Send + Sync + 'static {
-    /// Whether pages may have a middle object, which is number 1 and may be moved.
+    /// Whether pages may have a middle object. It has number 1 and may be moved.
     const MOVES: bool;
 
-    /// Returns the middle object's chunk.
+    /// Returns the chunk at which the middle object begins.
     fn get(&self) -> u8;
 
-    /// Sets the middle object's chunk. Under the page's lock.
+    /// Sets the chunk at which the middle object begins. The caller holds the page's lock.
     fn set(&self, at: u8);
 }
 
-/// Pages have no middle object, and no object is moved.
+/// For layouts without a middle object, in which no object is ever moved.
 #[derive(Debug, Default)]
 pub struct NoMiddle(());
 
@@ -38,7 +38,7 @@ impl Middle for NoMiddle {
     fn set(&self, _at: u8) {}
 }
 
-/// The middle object is number 1 and may be moved.
+/// For layouts in which object 1 is the middle object and may be moved.
 #[derive(Debug)]
 pub struct MiddleAt(AtomicU8);
 
@@ -53,15 +53,15 @@ impl Middle for MiddleAt {
 
     #[inline]
     fn get(&self) -> u8 {
-        // Relaxed: the chunk was stored before the word became OWNED, or by a mover before it ended its move.
-        // The caller has read that value of the word, or a later one, with Acquire. Or it is itself the owner
-        // or the mover.
+        // Relaxed: the chunk was stored before the word became OWNED, or by a mover before it ended its
+        // move. The caller has read the word with Acquire after that, or it is the owner or the mover
+        // itself.
         self.0.load(Ordering::Relaxed)
     }
 
     #[inline]
     fn set(&self, at: u8) {
-        // Relaxed: published with the word, by the Release of `publish` or `end_move`.
+        // Relaxed: the Release of `publish` or `end_move` publishes the chunk with the word.
         self.0.store(at, Ordering::Relaxed);
     }
 }

@@ -1,22 +1,22 @@
-//! A page's objects and its reference count: what the page's lock guards.
+//! The objects of a page and its reference count. The page's lock guards both.
 //!
-//! # What keeps a page
-//! The reference count `kref` keeps a page. Each object in the page has one reference, whether it is being
-//! written, live, or still read after it was freed. Readers have no reference of their own. The holder of the
-//! page has one more reference: the holder is the lists, a running allocation, or reclaim. The put that
-//! brings the count to 0 frees the page. Only the count keeps a page, not its place on a list.
+//! # What keeps a page The reference count `kref` keeps a page. Each object in the page has one reference:
+//! while it is written, while it is live, and while it is still read after it was freed. Readers have no
+//! reference of their own. The *holder* of the page has one more reference. The holder is the lists, a
+//! running allocation, or reclaim. `get` takes a reference, and `put` gives it up. The put that brings the
+//! count to 0 frees the page. Only this count keeps a page. A place on a list does not.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};
 use crate::states::PageState;
 
-/// A page's objects, and its reference count.
+/// The objects of a page, and its reference count.
 #[derive(Debug)]
 pub(crate) struct Page<L, const N: usize> {
     objects: L,
     kref: u8,
-    /// True if a buddy has used its last generation. Then the page takes no new object, and its number is not
-    /// reused.
+    /// True if a buddy has used its last generation. Then the page takes no new object, and its number is
+    /// never used again.
     retired: bool,
 }
 
@@ -33,7 +33,7 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref += 1;
     }
 
-    /// Puts a reference. Returns true if it was the last one; then the caller must free the page.
+    /// Gives up a reference. Returns true if it was the last one. Then the caller must free the page.
     #[must_use]
     pub(crate) fn put(&mut self) -> bool {
         debug_assert!(self.kref > 0, "a page's reference was put too often");
@@ -42,7 +42,7 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref == 0
     }
 
-    /// Finds room for an object of `chunks` chunks, without taking it. Returns `None` if there is none.
+    /// Finds room for an object of `chunks` chunks, but does not take it. Returns `None` if there is none.
     #[inline]
     pub(crate) fn room(&self, chunks: usize) -> Option<Room> {
         if self.retired { None } else { self.objects.room(chunks) }
@@ -53,22 +53,22 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.objects.set_middle_at(at);
     }
 
-    /// Gives the room to an object of `chunks` chunks, and takes a reference for it.
+    /// Gives `room` to an object of `chunks` chunks, and takes a reference for the object.
     pub(crate) fn occupy(&mut self, room: Room, chunks: usize) {
         debug_assert!(!self.retired);
         self.objects.occupy(room, chunks);
         self.get();
     }
 
-    /// Frees an object's room, but keeps its reference. `usable` is false if the buddy has used its last
-    /// generation.
+    /// Frees an object's room, but keeps the object's reference. `usable` is false if the buddy has used
+    /// its last generation.
     pub(crate) fn vacate(&mut self, nth: usize, usable: bool) {
         self.objects.vacate(nth);
         self.retired |= !usable;
     }
 
-    /// Returns the state that fits the page's objects while no allocation or reclaim holds it. `moves` is
-    /// false if the middle object cannot be moved now.
+    /// Returns the state that the page should have when no allocation and no reclaim holds it. The state
+    /// depends on the page's objects. `moves` is false if the middle object cannot be moved now.
     pub(crate) fn resting_state(&self, moves: bool) -> PageState {
         let largest = if self.retired { 0 } else { self.objects.largest(moves) };
         match largest {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{NoMiddle, OneLock};
 
-    /// Two objects, the second directly behind the first.
+    /// A layout of two objects. The second follows directly after the first.
     #[derive(Debug)]
     struct Row([usize; 2]);
 

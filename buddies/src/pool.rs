@@ -1,4 +1,4 @@
-//! The pool: implements the backend trait for zbud and z3fold, over a [`Layout`].
+//! The pool. It implements the backend trait for zbud and z3fold, over a [`Layout`].
 
 use core::fmt;
 use std::sync::Arc;
@@ -20,21 +20,22 @@ use crate::states::Who;
 
 const FIRST_GENERATION: u32 = 1;
 
-/// A pool of at most `N` objects per page. The crate's front page has an example.
+/// A pool with up to `N` objects per page. The crate's front page has an example.
 ///
-/// `Send` and `Sync`. Dropping it returns all pages to the provider. After `fork`, in a child of the process
-/// that made it, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would. There the pool and
-/// its guards leak when they are dropped.
+/// `Send` and `Sync`. Dropping it returns all pages to the provider. After `fork`, in a child of the
+/// process that made the pool, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would. If
+/// the child drops the pool or a guard, its memory leaks.
 pub struct Pool<L: Layout<N>, const N: usize> {
     core: Leaked<Core<L, N>>,
 }
 
 impl<L: Layout<N>, const N: usize> Pool<L, N> {
     /// Makes an empty pool over `provider`. The pool charges its [`total_pages`](Zpool::total_pages) to
-    /// `budget`. Allocates no page yet.
+    /// `budget`, if there is one. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
+    /// KiB.
     pub fn new(
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
@@ -42,7 +43,7 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         Self::starting_at_for_test(provider, budget, FIRST_GENERATION)
     }
 
-    /// Makes an empty pool like [`Pool::new`]. The first object of each slot has this generation.
+    /// Makes an empty pool like [`Pool::new`], but the first object of each slot gets this generation.
     ///
     /// # Errors
     /// Those of [`Pool::new`].
@@ -55,28 +56,30 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         Ok(Pool { core: Leaked::new(Core::new(provider, budget, first_generation)?) })
     }
 
-    /// The bytes that a page number costs: those of its descriptor, and those of its record in the lists.
+    /// The bytes that a page number costs. The first value is the size of its descriptor, the second the
+    /// size of its record in the lists.
     #[doc(hidden)]
     pub const PAGE_BYTES: (usize, usize) =
         (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
 
-    /// Returns how many page numbers were ever used.
+    /// Returns how many page numbers have ever been used.
     #[doc(hidden)]
     pub fn page_numbers_for_test(&self) -> usize {
         self.core.table.len()
     }
 
-    /// Sets the reader count of a page's first object, for counts that a test cannot reach with real guards.
+    /// Sets the reader count of a page's first object. Meant for counts that a test cannot reach with real
+    /// guards.
     #[doc(hidden)]
     pub fn set_readers_for_test(&self, page: u32, readers: u64) {
         let buddy = self.core.known(Slot::<N>::new(page, 0).number());
         buddy.word().set_readers_for_test(readers);
     }
 
-    /// Writes what `Debug` would, but under another name. For a newtype over the pool.
+    /// Writes what `Debug` would write, but under another name. Meant for newtypes over the pool.
     ///
     /// # Errors
-    /// Those of the formatter.
+    /// The error of the formatter.
     pub fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("tag", &self.core.tag)
@@ -111,10 +114,10 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         core.source.here()?;
         let buddy = core.reserve(size)?;
         buddy.watched().write();
-        // SAFETY: the word is OWNED: the guard owns it until commit or abort.
+        // SAFETY: the word is OWNED. The guard owns it until commit or abort.
         let bytes = unsafe { buddy.bytes(size, core.chunk_size) };
-        // SAFETY: the guard owns the word, so nobody else touches the bytes until commit or abort (invariant
-        // 2 of `desc.rs`).
+        // SAFETY: the guard owns the word, so nobody else touches the bytes until commit or abort
+        // (invariant 2 of `desc.rs`).
         Ok(unsafe { ObjWrite::in_place(bytes, core, u64::from(buddy.slot.number())) })
     }
 
@@ -123,9 +126,9 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         core.source.here()?;
         let buddy = core.reserve(bytes.len())?;
         buddy.watched().write();
-        // SAFETY: the word is OWNED, by this thread.
+        // SAFETY: the word is OWNED, and this thread is its owner.
         let to = unsafe { buddy.bytes(bytes.len(), core.chunk_size) }.cast::<u8>();
-        // SAFETY: `to` is `bytes.len()` bytes of a page that belong to this owner alone (invariant 2 of
+        // SAFETY: `to` is `bytes.len()` bytes of a page. They belong to this owner alone (invariant 2 of
         // `desc.rs`), so they cannot overlap `bytes`, which the caller borrows from elsewhere.
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(core.publish(buddy))
@@ -133,8 +136,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.source.here()?;
-        // In this order the object is freed even if the provider panics while the objects that readers left
-        // are freed.
+        // First frees the object, and then those that readers left. So the object is freed even if the
+        // provider panics while those are freed.
         let freed = self.core.free(handle);
         self.core.finish_left();
         freed
@@ -152,7 +155,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         self.core.read(handle)
     }
 
-    /// A page holds at most `N` objects, so an object smaller than a page's `N`-th part saves no memory.
+    /// Returns `len`, but never less than an `N`-th part of a page. A page holds at most `N` objects, so a
+    /// smaller object saves no memory.
     fn footprint(&self, len: usize) -> usize {
         len.max(self.core.source.page_size() / N)
     }
@@ -165,7 +169,7 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         self.core.source.here()?;
         self.core.finish_left();
         let freed = reclaim(&*self.core, target_pages, evict);
-        // A callback may have forked and returned in the child.
+        // The callback may have forked and returned in the child.
         self.core.source.here()?;
         Ok(freed)
     }
@@ -199,8 +203,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
     }
 }
 
-/// Between `begin` and `end` reclaim holds the page and has the lists' reference to it, as an allocation
-/// would.
+/// Between `begin` and `end`, reclaim is the page's holder, like an allocation: it has the reference that
+/// the lists had.
 impl<L: Layout<N>, const N: usize> Reclaim for Core<L, N> {
     const OBJECTS: usize = N;
 

@@ -1,8 +1,8 @@
 //! Reads: a reader pins the object's word and takes no lock.
 //!
-//! There is one exception: a reader that finds its object being moved waits, in the end for the page's lock.
-//! The last reader of a freed object leaves it on the pool's stack, since readers must not block or call the
-//! provider.
+//! There is one exception: if a reader finds its object being moved, it waits for the end of the move. If
+//! that takes long, it waits for the page's lock. The last reader of a freed object leaves the object on
+//! the pool's stack, because a reader must neither block nor call the provider.
 
 use zpool_api::{Handle, ObjPin, ObjRead, SlotRef, ZpoolError};
 
@@ -13,12 +13,13 @@ use crate::middle::Middle;
 use crate::sync::{MODEL, yield_now};
 use crate::word::{PinError, READER_LIMIT, State, Word};
 
-/// How often a reader loads the word of an object that is being moved, before it sleeps. A move takes
-/// microseconds. 0 under the model checker, because repeated loads would explore nothing new.
+/// The number of times that a reader loads the word of an object that is being moved, before it waits for
+/// the lock. A move takes microseconds. 0 under the model checker, because repeated loads would explore
+/// nothing new.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
-    /// Pins an object.
+    /// Pins an object and returns the read guard. Fails like [`zpool_api::Zpool::obj_read_begin`].
     #[inline]
     pub(crate) fn read(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
         self.read_object(self.slot_of(handle)?).map_err(|error| match error {
@@ -29,7 +30,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         })
     }
 
-    /// Pins the object with this slot and generation. If the pin fails and this thread thereby owns a parked
+    /// Pins the object with this slot and generation. If the pin fails and this thread now owns a parked
     /// object, leaves that object to the pool.
     #[inline]
     fn read_object(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
@@ -42,8 +43,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
                 buddy.watched().read();
                 // SAFETY: the word is pinned, so it stays LIVE or PARKED until `unpin`.
                 let bytes = unsafe { buddy.bytes(word.bytes(), self.chunk_size) };
-                // SAFETY: the word is pinned and not MOVING. So until `unpin` it stays LIVE or PARKED, and
-                // the bytes are immutable (invariant 2 of `desc.rs`). The object's reference keeps the page
+                // SAFETY: the word is pinned and not MOVING. So it stays LIVE or PARKED until `unpin`, and
+                // the bytes do not change (invariant 2 of `desc.rs`). The object's reference keeps the page
                 // attached (invariant 1).
                 Ok(unsafe { ObjRead::from_pin(bytes, self, u64::from(buddy.slot.number())) })
             }
@@ -56,8 +57,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// Pins the `nth` object of a page, whatever its generation, and returns it with its handle. Returns
-    /// `None` if there is no live object. For reclaim.
+    /// Pins the `nth` object of a page, whatever its generation, and returns its handle and the guard.
+    /// Returns `None` if this object is not live. Used by reclaim.
     pub(crate) fn read_current(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
         let buddy = Buddy { slot: Slot::new(page, nth), desc: self.desc(page) };
         let word = buddy.word().peek();
@@ -68,8 +69,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some((handle, self.read(handle).ok()?))
     }
 
-    /// Waits until the object is not being moved. A move copies less than a page under the page's lock. This
-    /// spins briefly, then yields. Then it sleeps until the lock is free, since the mover may be preempted.
+    /// Waits until the object is not being moved. A move copies less than a page, under the page's lock.
+    /// First spins, then yields, and then waits for the page's lock, because the mover may have been
+    /// preempted.
     #[cold]
     fn wait_for_mover(&self, buddy: Buddy<'_, L, N>) {
         let word = buddy.word();
@@ -84,13 +86,14 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// Leaves a parked object on the stack. This thread owns the object as its last reader.
+    /// Leaves a parked object on the stack. This thread was the object's last reader, so it owns the
+    /// object.
     #[cold]
     fn leave_parked(&self, buddy: Buddy<'_, L, N>, owned: Word) {
         debug_assert_eq!(owned.state(), State::Owned);
         buddy.watched().write();
         self.parked.sub(1);
-        // SAFETY: the word is OWNED by this thread since the CAS that returned `owned`.
+        // SAFETY: this thread has owned the word since the CAS that returned `owned`.
         unsafe { self.left.push(self, buddy.slot.number()) };
     }
 }

@@ -1,14 +1,14 @@
 //! The reclaim loop: offers the objects of the oldest pages to a callback, and frees the objects that it
 //! evicts.
 //!
-//! While a page is visited, it is off all lists, and reclaim has a reference to it. So nobody else allocates
-//! in it, reclaims it or frees it. No lock is held while the callback runs. At the end of the visit reclaim
-//! always gives its reference up, even if the callback panics.
+//! While reclaim visits a page, the page is off all lists, and reclaim has a reference to it. So nobody
+//! else allocates in the page, reclaims it or frees it. No lock is held while the callback runs. At the end
+//! of the visit, reclaim always gives its reference up, even if the callback panics.
 //!
-//! A call visits only pages that were put on the LRU before it began. Pages that it puts back, and pages that
-//! the callback fills, count as new. So it visits no page twice. The number of callbacks therefore never
-//! exceeds the number of objects in the LRU's pages at the start, whatever the callbacks do and whatever is
-//! being read.
+//! A call visits only pages that were put on the LRU before the call began. If it puts a page back, the
+//! page counts as new. If the callback stores objects in other pages, these count as new, too. So a call
+//! visits no page twice. And the number of callbacks never exceeds the number of objects that the pages of
+//! the LRU had at the start, whatever the callbacks do and whatever is being read.
 
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::lockdep::might_sleep;
@@ -19,32 +19,33 @@ pub(crate) trait Reclaim {
     /// Whether this process made the pool. A callback may fork and return in the child.
     fn is_here(&self) -> bool;
 
-    /// Frees the objects that readers left.
+    /// Frees the objects that readers left to the pool.
     fn finish_left(&self);
 
-    /// Returns the LRU's clock.
+    /// Returns the time on the LRU's clock.
     fn now(&self) -> u64;
 
-    /// Takes the oldest page off all lists and takes over the lists' reference to it. Returns `None` if no
-    /// page was put on the LRU before `before`.
+    /// Takes the oldest page off all lists, and takes over the lists' reference to it. Returns `None` if no
+    /// page of the LRU was put there before the time `before`.
     fn begin(&self, before: u64) -> Option<u32>;
 
-    /// Pins the `nth` object of a page and returns it with its handle. Returns `None` if there is no live
-    /// object.
+    /// Pins the `nth` object of a page and returns its handle and the guard. Returns `None` if this object
+    /// is not live.
     fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)>;
 
     /// Frees an object, if it still exists.
     fn free(&self, handle: Handle);
 
-    /// Ends the visit. A page with objects goes back on its lists as the newest, and the lists get reclaim's
-    /// reference. If the page has no objects, puts that reference. Returns whether this freed the page.
+    /// Ends the visit of a page. If the page has objects, puts it back on its lists as the newest page, and
+    /// gives reclaim's reference to the lists. If it has none, gives reclaim's reference up. Returns true
+    /// if this freed the page.
     fn end(&self, page: u32) -> bool;
 
-    /// The most objects that a page can have.
+    /// The greatest number of objects that a page can have.
     const OBJECTS: usize;
 }
 
-/// Reclaim's reference to one page. `finish` ends it; if the callback panics, the drop does.
+/// Reclaim's reference to one page. `finish` gives it up. If the callback panics, the drop gives it up.
 struct UnderReclaim<'a, P: Reclaim> {
     pool: &'a P,
     page: u32,
@@ -68,8 +69,9 @@ impl<P: Reclaim> Drop for UnderReclaim<'_, P> {
     }
 }
 
-/// Reclaims as [`zpool_api::Zpool::reclaim`] says, and returns the number of pages freed. If a callback forks
-/// and returns in the child, ends there immediately and leaks the page that it visits.
+/// Reclaims as [`zpool_api::Zpool::reclaim`] describes, and returns the number of pages freed. If a
+/// callback forks and returns in the child, the child's call ends at once and leaks the page that it is
+/// visiting.
 pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
     might_sleep("reclaim");
     let before = pool.now();
@@ -84,15 +86,15 @@ pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evi
                 return freed;
             }
             if answer == Evicted::Keep {
-                // The page stays, whatever happens to its other objects.
+                // The page stays anyway, so its other objects need not be evicted.
                 break;
             }
-            // The callback may have freed the object already. Then the handle is stale and names no other
-            // object.
+            // The callback may have freed the object already. Then the handle is stale, and this frees
+            // nothing.
             pool.free(handle);
         }
         // If the callback freed an object while it had the guard, the drop of the guard left the object to
-        // the pool. It may be the page's last object, so it must be freed before the visit ends.
+        // the pool. This may be the page's last object, so it must be freed before the visit ends.
         pool.finish_left();
         freed += usize::from(under.finish());
     }
@@ -111,10 +113,10 @@ mod tests {
         Handle::new(PoolTag::new(1).unwrap(), BackendBits::new(object).unwrap())
     }
 
-    /// A pool of pages with two places. Place `p` of page `n` has object `10 * n + p`.
+    /// A pool of pages with two places. Place `p` of page `n` holds object `10 * n + p`.
     #[derive(Default)]
     struct Toy {
-        /// Pages on the LRU and their stamps, oldest first.
+        /// The pages on the LRU with their stamps, oldest first.
         lru: RefCell<Vec<(u64, u32)>>,
         clock: Cell<u64>,
         live: RefCell<Vec<u64>>,

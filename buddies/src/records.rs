@@ -1,4 +1,5 @@
-//! The pages' records by number: a vector in chunks, so that adding a record moves no other record.
+//! The records of pages, by page number. They are in a vector of chunks, so that adding a record moves no
+//! other.
 
 use core::ops::{Index, IndexMut};
 
@@ -15,7 +16,7 @@ impl<R> Records<R> {
         Records { chunks: Vec::new() }
     }
 
-    /// Number of records.
+    /// Returns the number of records.
     pub(crate) fn len(&self) -> usize {
         match self.chunks.split_last() {
             Some((last, full)) => full.len() * CHUNK + last.len(),
@@ -23,12 +24,13 @@ impl<R> Records<R> {
         }
     }
 
-    /// Bytes of all chunks.
+    /// Returns the bytes of all chunks and of the vector that holds them.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.chunks.len() * CHUNK * size_of::<R>() + self.chunks.capacity() * size_of::<Vec<R>>()
     }
 
-    /// Makes room for one more record. The error is the number of bytes refused.
+    /// Makes room for one more record. If there is no memory, the error is the number of bytes that were
+    /// refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         if self.chunks.last().is_some_and(|last| last.len() < CHUNK) {
             return Ok(());
@@ -41,7 +43,8 @@ impl<R> Records<R> {
         Ok(())
     }
 
-    /// Adds a record. Returns false and drops the record if `reserve` did not make room for it.
+    /// Adds a record and returns true. If `reserve` did not make room for it, drops the record and returns
+    /// false.
     pub(crate) fn push(&mut self, record: R) -> bool {
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK => {
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_refused_chunk_says_its_bytes() {
-        // Larger than any allocation can be, so that the allocator is never called.
+        // This is larger than any allocation can be, so the allocator is never called.
         const HUGE: usize = isize::MAX as usize / CHUNK + 1;
         let mut records = Records::<[u8; HUGE]>::new();
         assert_eq!(records.reserve(), Err(CHUNK * HUGE));

@@ -1,7 +1,7 @@
-//! The lists of pages. Pages with room are on lists by their free chunks, and all pages with objects are on
-//! the LRU. A page that an allocation or reclaim has taken is off all lists.
+//! The lists of pages. Pages with room are on lists by the number of their free chunks. All pages with
+//! objects are on the LRU. While an allocation or reclaim holds a page, the page is off all lists.
 //!
-//! The pool lock guards the shelves. A page's record of type `T` is stored with its links.
+//! The pool lock guards the shelves. A record of type `T` is stored with the links of each page.
 
 use core::ops::{Index, IndexMut};
 
@@ -14,9 +14,9 @@ use crate::records::Records;
 pub(crate) enum Shelf {
     /// On no list.
     Off,
-    /// On the LRU, and on the list of pages with this many free chunks, 1 to 63.
+    /// On the LRU and on the list of pages with this number of free chunks, 1 to 63.
     Unbuddied(u8),
-    /// Only on the LRU, because no object fits.
+    /// Only on the LRU, because no object fits in the page.
     Full,
 }
 
@@ -29,7 +29,7 @@ enum UnbuddiedList {}
 struct Shelved<T> {
     lru: Link,
     unbuddied: Link,
-    /// What the clock showed when the page was last put in front of the LRU.
+    /// The time on the clock when the page was last put in front of the LRU.
     stamp: u64,
     shelf: Shelf,
     record: T,
@@ -47,24 +47,24 @@ impl<T> Linked<UnbuddiedList> for Shelved<T> {
     }
 }
 
-/// The lists, with a record of type `T` for each page.
+/// The lists of pages, with a record of type `T` for each page.
 #[derive(Debug)]
 pub(crate) struct Shelves<T> {
     pages: Records<Shelved<T>>,
-    /// Page numbers without memory that may be reused. Such a page is on no unbuddied list, so that link
-    /// serves this list.
+    /// Page numbers without memory that may be used again. Such a page is on no unbuddied list, so this
+    /// list uses the same link.
     vacant: List<UnbuddiedList>,
     lru: List<LruList>,
-    /// Pages with room: `unbuddied[n]` has those with `n` free chunks.
+    /// Pages with room. `unbuddied[n]` has the pages with `n` free chunks.
     unbuddied: [List<UnbuddiedList>; CHUNKS],
-    /// Bit `n` is set when `unbuddied[n]` has a page.
+    /// Bit `n` is set if `unbuddied[n]` is not empty.
     occupied: u64,
-    /// How often a page was put in front of the LRU.
+    /// The number of times that a page was put in front of the LRU. It serves as a clock.
     clock: u64,
 }
 
 impl<T> Shelves<T> {
-    /// Shelves without pages.
+    /// Makes shelves without pages.
     pub(crate) fn new() -> Self {
         Shelves {
             pages: Records::new(),
@@ -76,15 +76,16 @@ impl<T> Shelves<T> {
         }
     }
 
-    /// Bytes of one page's record.
+    /// The bytes of one page's record.
     pub(crate) const RECORD_BYTES: usize = size_of::<Shelved<T>>();
 
-    /// Makes room for one more page number. The error is the number of bytes refused.
+    /// Makes room for one more page number. If there is no memory, the error is the number of bytes that
+    /// were refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         self.pages.reserve()
     }
 
-    /// Adds the next page number, off all lists. Call `reserve` first.
+    /// Adds the next page number. Its page is off all lists. Call `reserve` first.
     pub(crate) fn add(&mut self, record: T) {
         let shelved =
             Shelved { lru: Link::NONE, unbuddied: Link::NONE, stamp: 0, shelf: Shelf::Off, record };
@@ -92,18 +93,18 @@ impl<T> Shelves<T> {
         debug_assert!(added, "no room was reserved");
     }
 
-    /// Number of page numbers.
+    /// Returns the number of page numbers.
     pub(crate) fn len(&self) -> usize {
         self.pages.len()
     }
 
-    /// Bytes of the records.
+    /// Returns the bytes of all records.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.pages.memory_bytes()
     }
 
-    /// Moves a page to another shelf. A page that was off all lists becomes the newest of the LRU. A page
-    /// that stays on the LRU keeps its age.
+    /// Moves a page to another shelf. If the page was off all lists, it becomes the newest of the LRU. If
+    /// it stays on the LRU, it keeps its age.
     pub(crate) fn put(&mut self, page: u32, to: Shelf) {
         let from = core::mem::replace(&mut self.pages[page].shelf, to);
         if let Shelf::Unbuddied(free) = from {
@@ -126,7 +127,7 @@ impl<T> Shelves<T> {
         }
     }
 
-    /// Makes a page the newest of the LRU. The page must be on it.
+    /// Makes a page the newest of the LRU. The page must be on the LRU.
     pub(crate) fn touch(&mut self, page: u32) {
         debug_assert_ne!(self.pages[page].shelf, Shelf::Off);
         self.lru.unlink(&mut self.pages, page);
@@ -139,7 +140,8 @@ impl<T> Shelves<T> {
         self.lru.push_front(&mut self.pages, page);
     }
 
-    /// Returns the page with the tightest room for `chunks` chunks, or `None` if no page has enough.
+    /// Finds the pages with at least `chunks` free chunks, and returns one of those with the fewest.
+    /// Returns `None` if there is no such page.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
         if fitting == 0 {
@@ -148,23 +150,25 @@ impl<T> Shelves<T> {
         self.unbuddied[fitting.trailing_zeros() as usize].first()
     }
 
-    /// Returns the LRU's clock. Every page that is put in front from now on has this stamp or a later one.
+    /// Returns the time on the LRU's clock. Every page that is put in front from now on gets this time or a
+    /// later one.
     pub(crate) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// Returns the oldest page, or `None` if it was not put on the LRU before `before`.
+    /// Returns the oldest page of the LRU. Returns `None` if it was put there at or after the time
+    /// `before`, or if the LRU is empty.
     pub(crate) fn oldest(&self, before: u64) -> Option<u32> {
         self.lru.last().filter(|&page| self.pages[page].stamp < before)
     }
 
-    /// Keeps a page number for reuse. The page must be off all lists.
+    /// Keeps a page number for later use. The page must be off all lists.
     pub(crate) fn push_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.pages[page].shelf, Shelf::Off);
         self.vacant.push_front(&mut self.pages, page);
     }
 
-    /// Takes a page number for reuse, if there is one.
+    /// Takes a page number that was kept for later use. Returns `None` if there is none.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         let page = self.vacant.first()?;
         self.vacant.unlink(&mut self.pages, page);

@@ -1,13 +1,13 @@
 //! The source of a pool's pages: the provider, the budget to which pages are charged, and the number of
 //! pages.
 //!
-//! A page is charged before it is requested. It counts from [`FreshPage::attach`] until it is given back, and
-//! is uncharged after that. So the charge is never less than `total_pages * page_size`, and equals it while
-//! no page comes or goes. This holds even if the provider panics: the page may be lost, but its charge and
-//! count end.
+//! A page is charged before it is requested. It counts from [`FreshPage::attach`] until it is given back,
+//! and is uncharged after that. So the charge is never less than `total_pages * page_size`. The two are
+//! equal while no page is being requested or given back. The charge stays right even if the provider
+//! panics. Then the page may be lost, but it neither counts nor is charged.
 //!
 //! Locks: none. [`PageSource::alloc`], [`PageSource::give_back`] and the drop of a [`FreshPage`] call the
-//! provider, so their caller must hold no lock.
+//! provider, so the caller must hold no lock.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::in_destructor;
 
-/// The provider and the budget of one pool, and the number of its resident pages. `Send` and `Sync`.
+/// The provider and the budget of a pool, and the number of the pool's resident pages. `Send` and `Sync`.
 #[derive(Debug)]
 pub(crate) struct PageSource {
     provider: Arc<dyn PageProvider>,
@@ -30,10 +30,10 @@ pub(crate) struct PageSource {
 }
 
 impl PageSource {
-    /// Makes a source of pages from `provider`, charged to `budget` if there is one.
+    /// Makes a source of pages from `provider`. The pages are charged to `budget`, if there is one.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the size is not a power of two from 4096 to 65536.
     pub(crate) fn new(
         backend: &'static str,
         provider: Arc<dyn PageProvider>,
@@ -48,23 +48,23 @@ impl PageSource {
         Ok(PageSource { provider, budget, backend, page_size, total, maker })
     }
 
-    /// Bytes per page.
+    /// Returns the number of bytes per page.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size
     }
 
-    /// The provider.
+    /// Returns the provider.
     pub(crate) fn provider(&self) -> &dyn PageProvider {
         &*self.provider
     }
 
-    /// Whether this process made the pool. False in its children.
+    /// Whether this process made the pool. False in a child after `fork`.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.maker.is_here()
     }
 
-    /// Checks [`PageSource::is_here`].
+    /// Checks that this process made the pool.
     ///
     /// # Errors
     /// [`ZpoolError::Forked`] in a child of the process that made the pool.
@@ -81,10 +81,10 @@ impl PageSource {
     /// Charges a page and requests it. Blocks in the provider.
     ///
     /// # Errors
-    /// [`ZpoolError::OutOfMemory`] if the page exceeds the budget or the provider refuses it.
+    /// [`ZpoolError::OutOfMemory`] if the page would exceed the budget, or if the provider refuses it.
     ///
     /// # Panics
-    /// If the provider panics. Then nothing is charged.
+    /// Panics if the provider panics. Then nothing is charged.
     pub(crate) fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
         might_sleep("a page request");
         if let Some(budget) = &self.budget {
@@ -103,29 +103,29 @@ impl PageSource {
     /// Nobody may touch the page from now on.
     ///
     /// # Panics
-    /// If the provider panics. Even then the page does not count and is not charged from now on.
+    /// Panics if the provider panics. Even then the page does not count and is not charged any more.
     pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
-        // Uncharges when it is dropped, even by a panic.
+        // The drop of this value uncharges the page, even after a panic.
         let charge = Charge(self);
         let before = self.total.sub(1);
         debug_assert!(before > 0, "a page was given back twice");
-        // SAFETY: the page was attached, so it is a resident run of one page. The caller gives it up.
+        // SAFETY: the page was attached, so it is a resident run of one page, and the caller gives it up.
         unsafe { charge.free(base) };
     }
 }
 
-/// One page's charge. Its drop uncharges the page.
+/// The charge of one page. Dropping it uncharges the page.
 #[derive(Debug)]
 struct Charge<'a>(&'a PageSource);
 
 impl Charge<'_> {
     /// # Safety
-    /// `base` must be a page of this source. Nobody may touch it from now on, and it must be given back only
-    /// once.
+    /// `base` must be a page of this source. Nobody may touch the page from now on, and it must be given
+    /// back only once.
     unsafe fn free(&self, base: NonNull<u8>) {
-        // SAFETY: the run has one page, which `alloc` marked resident. Only the caller has it.
+        // SAFETY: the run has one page, which `alloc` marked as resident. Only the caller uses it.
         let run = unsafe { PageRun::new(base, 1, 1) };
-        // SAFETY: the run is from this provider, and the caller gives it up.
+        // SAFETY: the run comes from this provider, and the caller gives it up.
         unsafe { self.0.provider.free_run(run) };
     }
 }
@@ -138,7 +138,7 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// A page that is not attached yet. Its drop returns it to the provider.
+/// A page that is not attached yet. Dropping it returns the page to the provider.
 #[derive(Debug)]
 #[must_use = "the page returns to the provider unless it is attached"]
 pub(crate) struct FreshPage<'a> {
@@ -147,11 +147,11 @@ pub(crate) struct FreshPage<'a> {
 }
 
 impl FreshPage<'_> {
-    /// Gives the page to the pool and returns its address. It counts until [`PageSource::give_back`].
+    /// Gives the page to the pool and returns its address. The page counts until [`PageSource::give_back`].
     pub(crate) fn attach(self) -> NonNull<u8> {
         self.charge.0.total.add(1);
         let base = self.base;
-        // The charge stays.
+        // The page stays charged.
         std::mem::forget(self);
         base
     }
@@ -159,7 +159,7 @@ impl FreshPage<'_> {
 
 impl Drop for FreshPage<'_> {
     fn drop(&mut self) {
-        // SAFETY: the page was requested by `alloc` and never attached, so nothing else gives it back.
+        // SAFETY: `alloc` requested the page, and it was never attached, so nothing else gives it back.
         in_destructor(|| unsafe { self.charge.free(self.base) });
     }
 }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(source.alloc().unwrap_err(), ZpoolError::OutOfMemory { source: limit });
         assert_eq!((budget.used(), source.total_pages(), pages.calls()), (8192, 2, 4));
         for base in [first, second] {
-            // SAFETY: attached above, and not touched.
+            // SAFETY: the page was attached above, and nobody touches it.
             unsafe { source.give_back(base) };
         }
         assert_eq!((budget.used(), source.total_pages(), pages.pages_out()), (0, 0, 0));

@@ -1,4 +1,4 @@
-//! The states of pages, and the only function that changes them. The pool lock guards them.
+//! The states of pages, and the only function that changes them. The pool lock guards the states.
 //!
 //! ```text
 //!                     ┌───────── an allocation ─────────┐
@@ -14,27 +14,27 @@
 //! ```
 //! | state | LRU | unbuddied list | held by | meaning |
 //! |---|---|---|---|---|
-//! | Vacant | no | no | nobody | no page attached |
+//! | Vacant | no | no | nobody | the page number has no memory |
 //! | Unbuddied(n) | yes | list `n` | the lists | an object of up to `n` chunks may fit |
-//! | Buddied | yes | no | the lists | no object fits for now |
-//! | Headless | yes | no | the lists | one object that fills the page |
-//! | Allocating | no | no | an allocation | off its list; a free leaves it to the allocation |
-//! | Reclaiming | no | no | reclaim | a free leaves it to reclaim; no allocation finds it |
-//! | Leaving | no | no | nobody | no objects; its last reference frees it |
+//! | Buddied | yes | no | the lists | no object fits at the moment |
+//! | Headless | yes | no | the lists | one object fills the page |
+//! | Allocating | no | no | an allocation | no other allocation finds it; a free leaves it to the allocation |
+//! | Reclaiming | no | no | reclaim | no allocation finds it; a free leaves it to reclaim |
+//! | Leaving | no | no | nobody | it has no objects; giving up its last reference frees it |
 //!
-//! The holder of a page has one reference (`Page::kref`) and passes it to the next holder. The state decides
-//! who puts the page on a list again. It does not decide who frees the page: that is the thread that puts the
-//! last reference.
+//! The holder of a page has one reference (`Page::kref`) and passes it on to the next holder. The state
+//! decides who puts the page back on a list. It does not decide who frees the page: the thread that puts
+//! the last reference does that.
 //!
-//! With [`OneLock`](crate::OneLock) no page is ever Allocating: an allocation keeps the lock until the page
-//! that it found has its object. So the page goes from Unbuddied directly to its next state.
+//! With [`OneLock`](crate::OneLock), no page is ever Allocating: an allocation keeps the lock until the
+//! page that it found has the object. So the page goes from Unbuddied directly to its next state.
 //!
-//! The pool lock guards the lists, and with [`OneLock`](crate::OneLock) also the pages (`locks.rs`). The only
-//! outside code that runs under it is the allocator, when page numbers are added.
+//! The pool lock guards the lists. With [`OneLock`](crate::OneLock), it also guards the pages (`locks.rs`).
+//! The only outside code that runs under it is the heap allocator, when page numbers are added.
 
 use crate::shelves::{Shelf, Shelves};
 
-/// The state of a page: see the table at the top of this file.
+/// The state of a page. The table at the top of this file explains the states.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PageState {
     Vacant,
@@ -46,7 +46,7 @@ pub(crate) enum PageState {
     Leaving,
 }
 
-/// Who wants to move a page to the state that fits its objects.
+/// The thread that wants to move a page to the state that fits its objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Who {
     /// A thread that freed an object and does not hold the page.
@@ -73,10 +73,10 @@ impl<R> Lists<R> {
         Lists { shelves: Shelves::new(), reclaimed: 0 }
     }
 
-    /// Bytes of one page's record.
+    /// The bytes of one page's record.
     pub(crate) const RECORD_BYTES: usize = Shelves::<Record<R>>::RECORD_BYTES;
 
-    /// Pages that reclaim has freed.
+    /// Returns the number of pages that reclaim has freed.
     pub(crate) fn reclaimed(&self) -> u64 {
         self.reclaimed
     }
@@ -85,17 +85,18 @@ impl<R> Lists<R> {
         self.reclaimed += 1;
     }
 
-    /// Bytes of the records.
+    /// Returns the bytes of all records.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.shelves.memory_bytes()
     }
 
-    /// Returns the part of the page that is kept in its record.
+    /// Returns the part of the page's state that is kept in its record.
     pub(crate) fn page(&mut self, page: u32) -> &mut R {
         &mut self.shelves[page].page
     }
 
-    /// Adds a page number with a record, and returns it. The error is the number of bytes refused.
+    /// Adds a page number with a record, and returns the number. If there is no memory, the error is the
+    /// number of bytes that were refused.
     pub(crate) fn new_number(&mut self, record: R) -> Result<u32, usize> {
         self.shelves.reserve()?;
         self.shelves.add(Record { state: PageState::Vacant, page: record });
@@ -108,22 +109,24 @@ impl<R> Lists<R> {
         self.shelves.push_vacant(page);
     }
 
-    /// Takes a page number for reuse, if there is one.
+    /// Takes a page number that may be used again. Returns `None` if there is none.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         self.shelves.take_vacant()
     }
 
-    /// Returns the LRU's clock.
+    /// Returns the time on the LRU's clock.
     pub(crate) fn now(&self) -> u64 {
         self.shelves.now()
     }
 
-    /// Returns the page with the tightest room for `chunks` chunks, if any. The page stays on its list.
+    /// Returns the page with the tightest room for `chunks` chunks, or `None` if no page has room. The page
+    /// stays on its list.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         self.shelves.tightest(chunks)
     }
 
-    /// Moves a page that `tightest` found to the state `to` and makes it the newest of the LRU.
+    /// Moves a page to the state `to` and makes it the newest of the LRU. `tightest` must have found the
+    /// page just before.
     pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
         debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
         self.set_state(page, to);
@@ -138,21 +141,22 @@ impl<R> Lists<R> {
         Some(page)
     }
 
-    /// Takes the oldest page off its lists, for reclaim. Returns `None` if no page was put on the LRU before
-    /// `before`.
+    /// Takes the oldest page off its lists, for reclaim. Returns `None` if no page of the LRU was put there
+    /// before the time `before`.
     pub(crate) fn take_for_reclaim(&mut self, before: u64) -> Option<u32> {
         let page = self.shelves.oldest(before)?;
         self.set_state(page, PageState::Reclaiming);
         Some(page)
     }
 
-    /// Moves a vacant page, which has got memory and an object, to the state `to`.
+    /// Moves a vacant page to the state `to`, after it has got memory and an object.
     pub(crate) fn attach(&mut self, page: u32, to: PageState) {
         self.set_state(page, to);
     }
 
-    /// Moves a page to the state `to`, which its objects determine, and returns true. Returns false if `who`
-    /// is a freer and the page has a holder: then the holder does it.
+    /// Moves a page to the state `to`, which its objects determine, and returns true. But if `who` is a
+    /// freer and an allocation or reclaim holds the page, returns false. Then the holder moves the page
+    /// later.
     pub(crate) fn settle(&mut self, page: u32, who: Who, to: PageState) -> bool {
         let held =
             matches!(self.shelves[page].state, PageState::Allocating | PageState::Reclaiming);
@@ -163,8 +167,8 @@ impl<R> Lists<R> {
         true
     }
 
-    /// Makes a page without references vacant. If it is `usable`, its number is reused. Call it after the
-    /// memory was taken out of the descriptor.
+    /// Makes a page without references vacant. If `usable` is true, its number may be used again. Call this
+    /// after the memory was taken out of the descriptor.
     pub(crate) fn detach(&mut self, page: u32, usable: bool) {
         self.set_state(page, PageState::Vacant);
         if usable {
@@ -172,8 +176,8 @@ impl<R> Lists<R> {
         }
     }
 
-    /// Changes a page's state and updates the lists. Debug builds check the transition. No other function
-    /// changes a state.
+    /// Changes the state of a page and updates the lists. Debug builds check that this transition is
+    /// allowed. No other function changes a state.
     fn set_state(&mut self, page: u32, to: PageState) {
         use PageState::{Allocating, Buddied, Headless, Leaving, Reclaiming, Unbuddied, Vacant};
         let from = core::mem::replace(&mut self.shelves[page].state, to);

@@ -1,4 +1,4 @@
-//! The object word: one atomic that has a buddy's whole public state.
+//! The object word: one atomic that holds everything that other threads need to know about a buddy.
 //!
 //! ```text
 //!  63 62 61    60 59      44 43            24 23          0
@@ -7,37 +7,43 @@
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
-//! M is bit 62, MOVING. It is set while a thread moves the object's bytes. Only middle objects are moved.
+//! M is bit 62, MOVING. It is set while a thread moves the object's bytes. Only middle objects are ever
+//! moved.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
-//! | FREE | no object | the allocation that took its room under the page's lock |
-//! | OWNED | being written, or being freed | its one owner |
+//! | FREE | no object | the allocation that took the buddy's room under the page's lock |
+//! | OWNED | being written or being freed | its only owner |
 //! | LIVE | an object with a handle | the thread whose CAS in `free` or `try_move` succeeds |
-//! | PARKED | freed during reads; waits for the readers | the thread whose CAS in `try_own` succeeds |
+//! | PARKED | freed while being read; waits for its readers | the thread whose CAS in `try_own` succeeds |
 //!
-//! Generation, state and reader count are one word. So no other thread can intervene between "is this the
-//! object?" and "it is pinned": `pin` adds a reader and checks the word as it was before the addition. If it
-//! has another generation or state, the pin fails and takes its reader off again. Such a *passing reader* may
-//! appear in any state, so every change of the upper bits is a read-modify-write that keeps the count.
+//! The *upper bits* are all bits except the reader count.
+//!
+//! Generation, state and reader count are in one word. So no other thread can intervene between the check
+//! that this is the right object and the pin. `pin` adds a reader and then checks the word as it was before
+//! the addition. If that word has another generation or state, the pin fails and subtracts its reader
+//! again. Such a *passing reader* may appear in any state. So every change of the upper bits is a
+//! read-modify-write (RMW) that keeps the count.
 //!
 //! # Why no parked object is lost
 //! The thread that turns {PARKED, 0 readers} into OWNED owns the space. `free` leaves an object PARKED only
-//! if the word that it replaced had readers. Each reader, even a passing one, takes itself off by an RMW on
-//! the same word. If it was the last reader, it tries to own the space. So after PARKED was set, the count
-//! reaches 0 at least once, and the thread that brings it to 0 tries. If that fails, another thread owns the
-//! space, or a passing reader has come, which will try in its turn.
+//! if the word that it replaced had readers. Each reader, even a passing one, subtracts itself by an RMW on
+//! the same word. If it was the last reader, it tries to own the space. So after the word became PARKED,
+//! the count reaches 0 at least once, and the thread that brings it to 0 tries. If its try fails, either
+//! another thread owns the space, or a passing reader has come. In the second case, the passing reader will
+//! try when it subtracts itself.
 //!
 //! # Moving
 //! A live object without readers may be moved inside its page. `try_move` sets M by a CAS on {LIVE, 0
-//! readers}. Readers that come meanwhile are counted, so `end_move` clears M by an RMW, which keeps the
-//! count. Those readers wait until M is clear before they read where the object is. Moving and freeing an
-//! object take the same lock, so nobody frees an object that is being moved.
+//! readers}. Readers that come while M is set are counted. So `end_move` clears M by an RMW, which keeps
+//! the count. These readers wait until M is clear, and only then read where the object is. A thread that
+//! moves an object and a thread that frees it take the same lock, so nobody frees an object that is being
+//! moved.
 //!
 //! # Why no reader sees another object's bytes
-//! Bytes are written only in state OWNED, or while M is set. From LIVE or PARKED, a word gets there only by a
-//! CAS on a value with 0 readers. Through the chain of RMWs on this word, the Acquire of that CAS
-//! synchronizes with the Release of every earlier `unpin`.
+//! The bytes of a buddy are written only in state OWNED or while M is set. A word that is LIVE or PARKED
+//! gets there only by a CAS on a value with 0 readers. This CAS ends a chain of RMWs on the word, so its
+//! Acquire synchronizes with the Release of every earlier `unpin`.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use zpool_api::handle::MAX_GENERATION;
@@ -48,13 +54,13 @@ const STATE_SHIFT: u32 = 60;
 const MOVING: u64 = 1 << 62;
 const READERS_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
 
-/// The most readers of one object: half of what the count can hold. The other half is room for threads that
-/// exceed the limit for a moment: `pin` checks the count before it adds to it, so each thread between check
-/// and addition may exceed the limit by one. Each passing reader also adds one until it takes itself off
-/// again.
+/// The greatest number of readers of one object: half of what the count can hold. The other half is a
+/// reserve, because threads may exceed the limit for a moment. `pin` checks the count before it adds to it,
+/// so each thread between the check and the addition may exceed the limit by one. Each passing reader also
+/// adds one until it subtracts itself again.
 pub const READER_LIMIT: u64 = 1 << 23;
 
-/// The most threads that a system can have at the same time: Linux's largest `pid_max`, 2^22.
+/// The greatest number of threads that a system can have at the same time: Linux's largest `pid_max`, 2^22.
 const MOST_THREADS: u64 = 1 << 22;
 
 const _: () = assert!(READER_LIMIT + MOST_THREADS <= READERS_MASK, "the reader count could carry");
@@ -69,7 +75,7 @@ pub(crate) enum State {
     Owned = 1,
     /// An object with a handle.
     Live = 2,
-    /// Freed during reads; waits for its readers.
+    /// Freed while being read. Waits for its readers.
     Parked = 3,
 }
 
@@ -78,7 +84,8 @@ pub(crate) enum State {
 pub(crate) struct Word(u64);
 
 impl Word {
-    /// Makes a word without readers. `len` must be 1 to 65536 bytes; for a free buddy it has no meaning.
+    /// Makes a word without readers. `len` must be 1 to 65536 bytes. It has no meaning if the buddy is
+    /// free.
     pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
@@ -86,7 +93,7 @@ impl Word {
         Word(((state as u64) << STATE_SHIFT) | (len << LEN_SHIFT) | generation << GENERATION_SHIFT)
     }
 
-    /// The buddy's state.
+    /// Returns the buddy's state.
     pub(crate) fn state(self) -> State {
         match (self.0 >> STATE_SHIFT) & 3 {
             0 => State::Free,
@@ -96,17 +103,18 @@ impl Word {
         }
     }
 
-    /// The generation of the object, or of the next object if the buddy is free.
+    /// Returns the generation of the object. If the buddy is free, returns the generation of its next
+    /// object.
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32 & MAX_GENERATION
     }
 
-    /// Bytes of the object.
+    /// Returns the length of the object in bytes.
     pub(crate) fn bytes(self) -> usize {
         ((self.0 >> LEN_SHIFT) & 0xffff) as usize + 1
     }
 
-    /// The reader count, including passing readers.
+    /// Returns the number of readers. Passing readers count, too.
     pub(crate) fn readers(self) -> u64 {
         self.0 & READERS_MASK
     }
@@ -140,43 +148,46 @@ impl core::fmt::Debug for Word {
     }
 }
 
-/// Why a pin failed.
+/// The reason why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PinError {
-    /// There is no live object of that generation. The value is `Some` if this thread, as a passing reader,
-    /// was the last reader of a parked object and now owns that object's space.
+    /// There is no live object with this generation. The failed pin counted as a reader for a moment. If it
+    /// was the last reader of a parked object, this thread may now own that object's space. Then the value
+    /// is `Some`.
     NotLive(Option<Word>),
     /// The object has [`READER_LIMIT`] readers.
     TooManyReaders,
 }
 
-/// Who owns the space after a successful `free`.
+/// Who owns the space of an object after a successful `free`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Freed {
-    /// The caller owns the space: the object has no readers.
+    /// The caller. The object has no readers.
     Owned(Word),
-    /// The last reader will own the space when it ends.
+    /// Nobody yet. The last reader will own the space when its read ends.
     Parked(Word),
 }
 
-/// The atomic itself.
+/// The atomic that holds a [`Word`].
 #[derive(Debug)]
 pub(crate) struct ObjWord(AtomicU64);
 
 impl ObjWord {
-    /// Makes the word of a free buddy. Its first object will have this generation.
+    /// Makes the word of a free buddy. The buddy's first object will have this generation.
     pub(crate) fn new(generation: u32) -> Self {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
-    /// Returns a snapshot. For the word's owner its upper bits are exact. All others must check them again.
+    /// Returns a snapshot of the word. The upper bits are exact if the caller owns the word. Any other
+    /// caller must check them again.
     pub(crate) fn peek(&self) -> Word {
         // Relaxed: a caller acts on the value only if it owns the word, holds the page's lock, or uses an RMW
         // that checks the value again.
         Word(self.0.load(Ordering::Relaxed))
     }
 
-    /// Adds a reader if the object of this generation is live. Returns the word that it added the reader to.
+    /// Adds a reader if the object with this generation is live. Returns the word as it was before the
+    /// addition.
     #[inline]
     pub(crate) fn pin(&self, generation: u32) -> Result<Word, PinError> {
         let seen = self.peek();
@@ -186,13 +197,13 @@ impl ObjWord {
         if seen.readers() >= READER_LIMIT {
             return Err(PinError::TooManyReaders);
         }
-        // Acquire pairs with the Release of `publish` and `end_move`: the object's bytes are visible.
+        // Acquire pairs with the Release of `publish` and `end_move`, so the object's bytes are visible.
         let found = Word(self.0.fetch_add(1, Ordering::Acquire));
         if found.is_live(generation) { Ok(found) } else { Err(PinError::NotLive(self.unpin())) }
     }
 
-    /// Takes a reader off. If it was the last reader of a parked object and this thread now owns the space,
-    /// returns the word.
+    /// Subtracts a reader. If it was the last reader of a parked object, tries to own the object's space.
+    /// Returns the word if this thread now owns the space, otherwise `None`.
     #[inline]
     pub(crate) fn unpin(&self) -> Option<Word> {
         // Release pairs with the Acquire of `try_own`, `free` and `try_move`: this reader's last access to
@@ -208,16 +219,16 @@ impl ObjWord {
     fn try_own(&self, parked: Word) -> Option<Word> {
         debug_assert!(parked.state() == State::Parked && parked.readers() == 0);
         let owned = parked.with_state(State::Owned);
-        // Acquire pairs with the Release of every `unpin` in the chain of RMWs that this CAS ends. Relaxed on
-        // failure: another thread owns the space or will try.
+        // Acquire pairs with the Release of every `unpin` in the chain of RMWs that this CAS ends. Relaxed
+        // on failure: then another thread owns the space or will try to.
         self.0
             .compare_exchange(parked.0, owned.0, Ordering::Acquire, Ordering::Relaxed)
             .ok()
             .map(|_| owned)
     }
 
-    /// Frees the object of this generation and says who owns its space then. Returns `None` if it is not
-    /// live.
+    /// Frees the object with this generation, and returns who owns its space now. Returns `None` if there
+    /// is no live object with this generation.
     pub(crate) fn free(&self, generation: u32) -> Option<Freed> {
         let mut seen = self.peek();
         loop {
@@ -228,7 +239,7 @@ impl ObjWord {
             let idle = seen.readers() == 0;
             let next = seen.with_state(if idle { State::Owned } else { State::Parked });
             // Acquire pairs with the Release of `unpin`, as in `try_own`, and with the Release of `publish`.
-            // Relaxed on failure: the value is only compared again.
+            // Relaxed on failure: the value is only used for the next try.
             match self.0.compare_exchange_weak(seen.0, next.0, Ordering::Acquire, Ordering::Relaxed)
             {
                 Ok(_) if idle => return Some(Freed::Owned(next)),
@@ -238,44 +249,46 @@ impl ObjWord {
         }
     }
 
-    /// Sets M on a live object without readers, so that new readers wait while its bytes are moved. Returns
-    /// false if the object is not live or has readers. Under the page's lock, which a thread that frees the
-    /// object takes, too.
+    /// Sets M on a live object without readers. From now on, new readers wait while the object's bytes are
+    /// moved. Returns false if the object is not live or has readers. The caller must hold the page's lock,
+    /// which a thread that frees the object takes, too.
     pub(crate) fn try_move(&self) -> bool {
         let seen = self.peek();
         if seen.state() != State::Live || seen.readers() != 0 {
             return false;
         }
         // Acquire pairs with the Release of `publish` and of the last `unpin`. Relaxed on failure: a reader
-        // came, and the object stays where it is.
+        // has come, and the object stays where it is.
         let moving = seen.0 | MOVING;
         self.0.compare_exchange(seen.0, moving, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Clears M, and so ends what `try_move` began.
+    /// Clears M and so ends the move that `try_move` began.
     pub(crate) fn end_move(&self) {
-        // An RMW, because the word counts waiting readers. Release pairs with the Acquire of `pin` and of
-        // `now`: the reader sees the moved bytes and their new place.
+        // This is an RMW, because the word counts waiting readers. Release pairs with the Acquire of `pin`
+        // and of `now`, so a reader sees the moved bytes and their new place.
         let before = Word(self.0.fetch_and(!MOVING, Ordering::Release));
         debug_assert!(before.is_moving());
     }
 
-    /// Returns the current word. For a reader that waits until a move ends.
+    /// Returns the current word. Meant for a reader that waits until a move ends.
     pub(crate) fn now(&self) -> Word {
         // Acquire pairs with the Release of `end_move`.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// Changes the word from FREE to OWNED, for an object of `len` bytes. Only for the thread that took the
-    /// room under the page's lock.
+    /// Changes the word from FREE to OWNED, for an object of `len` bytes. Only the thread that took the
+    /// buddy's room under the page's lock may call it.
     pub(crate) fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
-        // Relaxed: the page's lock, under which the room was taken, orders this owner after the previous one.
+        // Relaxed: the room was taken under the page's lock, which orders this owner after the previous
+        // one.
         self.change(now, Word::new(State::Owned, now.generation(), len), Ordering::Relaxed);
     }
 
-    /// Changes the word from OWNED to LIVE, after the bytes were written, and returns it. Only for the owner.
+    /// Changes the word from OWNED to LIVE and returns it. Only the owner may call it, after it has written
+    /// the bytes.
     pub(crate) fn publish(&self) -> Word {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
@@ -285,9 +298,9 @@ impl ObjWord {
         live
     }
 
-    /// Changes the word from OWNED to FREE. Only for the owner, under the page's lock. `published` says
-    /// whether the object ever had a handle: if so, its generation is used up. Returns false if the slot has
-    /// no generation left and must be retired.
+    /// Changes the word from OWNED to FREE. Only the owner may call it, under the page's lock. `published`
+    /// says whether the object ever had a handle. If it had, its generation is used up. Returns false if
+    /// the slot has no generation left. Then the slot must never be used again.
     #[must_use]
     pub(crate) fn release(&self, published: bool) -> bool {
         let now = self.peek();
@@ -295,20 +308,21 @@ impl ObjWord {
         let next = now.generation() + u32::from(published);
         let usable = next <= MAX_GENERATION;
         let generation = next.min(MAX_GENERATION);
-        // Relaxed: the page's lock orders the next owner after this one. After the last generation, a stale
-        // handle may have the word's generation. Then the state FREE, which is final, keeps it out.
+        // Relaxed: the page's lock orders the next owner after this one. If this was the last generation, a
+        // stale handle may have the same generation as the word. But the word then stays FREE for ever, so
+        // the handle does not match.
         self.change(now, Word::new(State::Free, generation, 1), Ordering::Relaxed);
         usable
     }
 
-    /// Changes the upper bits, which only the caller may change now. Keeps the count of passing readers.
+    /// Changes the upper bits. At this moment only the caller may change them. Keeps the reader count.
     fn change(&self, from: Word, to: Word, order: Ordering) {
         let delta = to.upper().wrapping_sub(from.upper());
         let before = Word(self.0.fetch_add(delta, order));
         debug_assert_eq!(before.upper(), from.upper(), "the upper bits had two owners");
     }
 
-    /// Sets the reader count, for counts that a test cannot reach with real guards.
+    /// Sets the reader count. Meant for counts that a test cannot reach with real guards.
     #[doc(hidden)]
     pub(crate) fn set_readers_for_test(&self, readers: u64) {
         let now = self.peek();

@@ -1,9 +1,10 @@
-//! A compressed-memory backend that keeps at most three objects per page: one at its start (the *first*
-//! buddy), one at its end (the *last*), and one between them (the *middle*).
+//! A compressed-memory backend that keeps at most three objects per page: one at the page's start (the
+//! *first* buddy), one at its end (the *last* buddy), and one between them (the *middle* buddy).
 //!
 //! A page has 64 chunks. Pages with room are on lists by the number of their free chunks, and a new object
-//! goes to the page with the tightest fit. If the page's middle object is in the way, it is moved. z3fold is
-//! denser than zbud and as simple to reclaim: reclaiming a page evicts three objects at most.
+//! goes to the page with the tightest fit. If the middle object of this page is in the way, it is moved.
+//! z3fold is denser than zbud and as simple to reclaim: reclaiming a page never evicts more than three
+//! objects.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -25,15 +26,15 @@
 //! ```
 //!
 //! # How it works
-//! `page.rs` places the three buddies in a page. The pool itself, with its object word, lists, LRU and
-//! reclaim loop, is in the crate `buddies` and shared with zbud.
+//! `page.rs` places the three buddies in a page. The pool itself is in the crate `buddies`, and zbud uses
+//! it, too. It has the object word, the lists, the LRU and the reclaim loop.
 //!
 //! # Locks
-//! The *page lock*, one for each page, guards everything in the page: its objects, their moves and its
-//! reference count. The *pool lock* guards only the lists and is the innermost
+//! Each page has a *page lock*, which guards everything in the page: its objects, their moves and its
+//! reference count. The *pool lock* guards only the lists, and is the innermost lock
 //! ([`PageLocks`](buddies::PageLocks)). No page provider call, no system call and no user code runs under
-//! either lock. Reads take no lock: they pin the object's word. Only a reader that finds its object being
-//! moved waits for the page lock.
+//! either lock. Reads take no lock: a reader pins the object's word. Only a reader that finds its object
+//! being moved waits for the page lock.
 
 #![cfg_attr(
     test,
@@ -58,19 +59,20 @@ use zpool_api::{PageBudget, PageProvider};
 
 use crate::page::Trio;
 
-/// A pool of at most three objects per page. See the crate's front page.
+/// A pool with at most three objects per page. The crate's front page describes it.
 ///
 /// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as
-/// an empty pool would. There the pool and its guards leak when they are dropped.
+/// After `fork`, in a child of the process that made the pool, calls fail with [`ZpoolError::Forked`] or
+/// answer as an empty pool would. If the child drops the pool or a guard, its memory leaks.
 pub struct Z3fold(Pool<Trio, 3>);
 
 impl Z3fold {
     /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
+    /// KiB.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -88,8 +90,9 @@ impl Z3fold {
         Self::with_budget(provider, None)
     }
 
-    /// Makes a pool like [`Z3fold::new`] that also charges its [`total_pages`](zpool_api::Zpool::total_pages)
-    /// to `budget`, if there is one. An object that fits beside others charges nothing.
+    /// Makes an empty pool over `provider`, like [`Z3fold::new`]. The pool charges its
+    /// [`total_pages`](zpool_api::Zpool::total_pages) to `budget`, if there is one. An object that fits
+    /// beside others charges nothing.
     ///
     /// # Errors
     /// Those of [`Z3fold::new`].

@@ -1,8 +1,8 @@
 //! Loom models of small whole pools of z3fold. Some are shared with zbud and run here with z3fold's page
-//! locks. The others are about in-page compaction.
+//! locks. The others test in-page compaction.
 //!
-//! Each model of compaction names the omissions that make it fail. The models of the object word are in
-//! buddies.
+//! Each model of in-page compaction names the omissions that make it fail. The models of the object word
+//! are in the crate `buddies`.
 
 #[macro_use]
 #[path = "../../buddies/tests/loom_models/mod.rs"]
@@ -23,8 +23,9 @@ fn pool() -> StdArc<dyn Zpool> {
 
 pool_models!(pool);
 
-/// A reader of the middle object races an allocation that must move it. Fails if the mover does not lock
-/// readers out, if the reader does not wait, or if the reader reads the object's place before it waits.
+/// A reader of the middle object races an allocation that must move this object. The model fails if the
+/// mover does not keep readers out, if the reader does not wait, or if the reader reads the object's place
+/// before it waits.
 #[test]
 fn loom_pool_read_against_in_page_compaction() {
     model(|| {
@@ -38,7 +39,8 @@ fn loom_pool_read_against_in_page_compaction() {
             let pool = pool.clone();
             thread::spawn(move || assert!(is(&*pool, middle, 3, 10 * 64)))
         };
-        // 34 chunks are free, 20 of them before the middle object.
+        // There are 34 free chunks, 20 of them before the middle object. So this object needs a move of the
+        // middle object.
         let large = pool.malloc_from(&[4; 30 * 64]).unwrap();
         reader.join().unwrap();
         assert!(is(&*pool, middle, 3, 10 * 64) && is(&*pool, last, 2, 20 * 64));
@@ -46,7 +48,8 @@ fn loom_pool_read_against_in_page_compaction() {
     });
 }
 
-/// The free of the middle object races its move. Fails if the free does not take the page lock.
+/// The free of the middle object races an allocation that must move it. The model fails if the free does
+/// not take the page lock.
 #[test]
 fn loom_pool_free_against_in_page_compaction() {
     model(|| {

@@ -1,8 +1,8 @@
-//! The places of the three buddies of a page, and the search for room for another.
+//! The places of the three buddies in a page, and the search for room for a new object.
 //!
-//! Chunks run from 0 to 63. The *first* buddy begins at chunk 0, the *last* ends at chunk 63, and the
-//! *middle* is anywhere between them and is moved if it is in the way. An object of all 64 chunks counts as a
-//! first buddy. It is alone in its page, and such a page is called *headless*.
+//! Chunks are numbered from 0 to 63. The *first* buddy begins at chunk 0, and the *last* ends at chunk 63.
+//! The *middle* may be anywhere between them, and is moved if it is in the way. An object of 64 chunks
+//! counts as a first buddy. It is alone in its page, which is then called *headless*.
 
 use buddies::{CHUNKS, Layout, MiddleAt, PageLocks, Room};
 
@@ -10,12 +10,12 @@ const FIRST: usize = 0;
 const MIDDLE: usize = 1;
 const LAST: usize = 2;
 
-/// A page's objects.
+/// The objects of a page.
 #[derive(Debug)]
 pub(crate) struct Trio {
-    /// The chunks of each buddy; 0 for no object.
+    /// The number of chunks of each buddy, or 0 if there is no object.
     chunks: [u8; 3],
-    /// The chunk at which the middle buddy begins. Has no meaning without a middle buddy.
+    /// The chunk at which the middle buddy begins. If there is no middle buddy, the number has no meaning.
     middle_at: u8,
 }
 
@@ -24,7 +24,8 @@ impl Trio {
         self.chunks[nth] != 0
     }
 
-    /// Returns the free chunks before and after the middle object, which must exist.
+    /// Returns the number of free chunks before the middle object and after it. There must be a middle
+    /// object.
     fn gaps(&self) -> (usize, usize) {
         let [first, middle, last] = self.chunks.map(usize::from);
         let at = usize::from(self.middle_at);
@@ -35,7 +36,7 @@ impl Trio {
         CHUNKS - self.chunks.iter().copied().map(usize::from).sum::<usize>()
     }
 
-    /// Whether no two objects overlap and all are inside the page.
+    /// Whether all objects lie inside the page and do not overlap.
     fn is_sound(&self) -> bool {
         let [first, middle, last] = self.chunks.map(usize::from);
         let at = usize::from(self.middle_at);
@@ -43,9 +44,9 @@ impl Trio {
     }
 }
 
-// SAFETY: a room is inside the free chunks: debug builds check `is_sound` after every object that is placed
-// or moved. The first buddy begins at chunk 0, the last ends at chunk 63, and the middle one is where it was
-// put or moved last.
+// SAFETY: `room` returns only free chunks. Debug builds check this with `is_sound` whenever an object is
+// placed or moved. The first buddy begins at chunk 0, and the last ends at chunk 63. The middle one is
+// where it was last put or moved.
 unsafe impl Layout<3> for Trio {
     const NAME: &'static str = "z3fold";
     const EMPTY: Self = Trio { chunks: [0; 3], middle_at: 0 };
@@ -73,7 +74,8 @@ unsafe impl Layout<3> for Trio {
         }
     }
 
-    /// Chooses room that needs a move of the middle object only if there is no other room.
+    /// Finds room for an object of `chunks` chunks, but does not take it. Returns `None` if there is none.
+    /// The room requires a move of the middle object only if there is no other room.
     fn room(&self, chunks: usize) -> Option<Room> {
         if chunks == 0 || chunks > self.largest(true) {
             return None;
@@ -95,8 +97,8 @@ unsafe impl Layout<3> for Trio {
             (true, true) if after < before => room(LAST, at_end),
             (true, _) => room(FIRST, 0),
             (false, true) => room(LAST, at_end),
-            // The middle object moves as far to the other side as possible. Then all free chunks are in one
-            // gap.
+            // Moves the middle object as far to the other side as possible, so that all free chunks are in
+            // one gap.
             (false, false) if last == 0 => {
                 Some(Room { nth: LAST, at: at_end, move_middle_to: Some(first) })
             }
@@ -162,13 +164,13 @@ mod tests {
 
     #[test]
     fn the_middle_makes_way_and_no_further_than_needed() {
-        // Room on one side or the other needs no move.
+        // If there is room on either side, the middle object is not moved.
         let page = with(&[(MIDDLE, 10, 30)]);
         assert_eq!(page.room(24).map(|r| (r.nth, r.move_middle_to)), Some((LAST, None)));
         assert_eq!(page.room(30).map(|r| (r.nth, r.move_middle_to)), Some((FIRST, None)));
         assert_eq!(page.room(31).map(|r| (r.nth, r.move_middle_to)), Some((LAST, Some(0))));
         assert_eq!((page.largest(true), page.largest(false)), (54, 30));
-        // The object gets the smaller of two gaps, or the first of two equal ones.
+        // The object gets the smaller of the two gaps. If they are equal, it gets the first.
         for (middle_at, nth) in [(20, FIRST), (27, FIRST), (28, LAST)] {
             let page = with(&[(MIDDLE, 10, middle_at)]);
             assert_eq!(page.room(20).map(|r| (r.nth, r.move_middle_to)), Some((nth, None)));
@@ -210,7 +212,8 @@ mod tests {
     #[test]
     fn objects_that_overlap_are_told() {
         let page = |chunks: [u8; 3], middle_at| Trio { chunks, middle_at };
-        // Objects that touch or have gaps between them. `middle_at` has no meaning without a middle object.
+        // These objects touch or have gaps between them. If there is no middle object, `middle_at` has no
+        // meaning.
         for (chunks, at) in
             [([20, 14, 30], 20), ([20, 0, 44], 63), ([0, 64, 0], 0), ([5, 9, 7], 48)]
         {

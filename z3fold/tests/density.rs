@@ -1,6 +1,6 @@
-//! Compares the pages that the pool uses with those of an oracle. The oracle puts each object, in the same
-//! order, in the page with the tightest fit, three objects per page at most. It counts chunks and treats a
-//! page's free chunks as one piece.
+//! Compares the number of pages that the pool uses with that of an oracle. The oracle stores the same
+//! objects in the same order. It puts each object in the page with the tightest fit, and at most three
+//! objects in a page. It only counts chunks: it treats the free chunks of a page as one piece.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 #![allow(clippy::print_stdout, reason = "the test prints its figures")]
@@ -13,11 +13,12 @@ use zpool_api::Zpool;
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::HeapPages;
 
-/// Knows each page's free chunks and number of objects, but not where the objects are.
+/// The oracle. It knows the number of free chunks and of objects in each page, but not where the objects
+/// are.
 #[derive(Default)]
 struct Oracle {
     pages: BTreeMap<usize, (usize, usize)>,
-    /// The free chunks and the number of each page that can take another object.
+    /// The number of free chunks and the page number of each page that can take another object.
     open: BTreeSet<(usize, usize)>,
     made: usize,
 }
@@ -48,25 +49,26 @@ impl Oracle {
     }
 }
 
-/// Compressed sizes of a real program's pages, with two codecs. 4096 stands for an incompressible page.
+/// The compressed sizes of a real program's pages, one list for each of two codecs. 4096 stands for an
+/// incompressible page.
 const LZ4: &str = include_str!("sizes/lz4.txt");
 const ZSTD: &str = include_str!("sizes/zstd.txt");
-/// An environment variable that can name more files with sizes. Files are separated as in `PATH`; each has
-/// one size per line.
+/// The name of an environment variable that can name more files with sizes. Its value separates files as
+/// `PATH` does. Each file has one size per line.
 const MORE: &str = "Z3FOLD_SIZES";
 
 fn parse(text: &str) -> Vec<usize> {
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// Returns 20,000 sizes: the list, repeated, with a small random number added to each size.
+/// Returns 20,000 sizes. Repeats the list and adds a small random number to each size.
 fn many(sizes: &[usize], rng: &mut Rng) -> Vec<usize> {
     (0..20_000).map(|n| (sizes[n % sizes.len()] + rng.below(64)).clamp(1, 4096)).collect()
 }
 
-/// Stores objects of the sizes in order. Then frees a random half of them and stores objects of the same
-/// sizes again, three times. Returns by how many percent the pool's pages exceed the oracle's: after the
-/// first step, and the largest such number of the later steps.
+/// Stores objects of these sizes in order. Then, three times, frees a random half of the objects and stores
+/// objects of the same sizes again. Returns two numbers: by how many percent the pool's pages exceed the
+/// oracle's after the first step, and the greatest such percentage after the later steps.
 fn compare(name: &str, sizes: &[usize]) -> (f64, f64) {
     let mut rng = Rng::new(12);
     let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();

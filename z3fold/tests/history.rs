@@ -1,4 +1,4 @@
-//! The mistakes of the kernel's z3fold (docs/obligations.md, C), one test each.
+//! One test for each mistake of the kernel's z3fold (docs/obligations.md, section C).
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::Cell;
@@ -36,7 +36,7 @@ fn an_empty_lru_ends_reclaim() {
     let handle = store(&pool, 1, 10);
     pool.free(handle).unwrap();
     assert_eq!(pool.reclaim(5, &keep), Ok(0));
-    // The LRU is empty for a nested reclaim, because the only page is already under reclaim.
+    // For a nested reclaim the LRU is empty, because the only page is already being reclaimed.
     let _handle = store(&pool, 1, 10);
     let inner = Cell::new(None);
     let freed = pool.reclaim(5, &|_, _: ObjRead<'_>| {
@@ -46,15 +46,15 @@ fn an_empty_lru_ends_reclaim() {
     assert_eq!((freed, inner.take()), (Ok(1), Some(Ok(0))));
 }
 
-/// A page is freed when its reference count is 0, not when it is on no list: an allocation takes a page off
-/// its list for a moment.
+/// A page must be freed when its reference count is 0, not when it is on no list. An allocation takes a
+/// page off its list for a moment.
 #[test]
 fn a_page_is_freed_by_its_last_reference_only() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let pool = Z3fold::new(pages.clone()).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Each thread may allocate in a page just when the other thread frees the last object in it.
+        // Each thread may allocate in a page just when the other thread frees the last object of this page.
         let threads: Vec<_> = (1..=2u8)
             .map(|byte| {
                 let (pool, stop) = (&pool, &stop);
@@ -91,8 +91,8 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     pool.trim();
     assert_eq!(pool.total_pages(), 1);
 
-    // If the callback keeps the object, reclaim puts the page back on the LRU. A callback may also free or
-    // evict the object.
+    // If the callback keeps the object, reclaim must put the page back on the LRU. The callback may also
+    // free the object, or evict it.
     let headless = store(&pool, 3, 64);
     assert_eq!(pool.reclaim(9, &keep), Ok(0));
     let seen = Cell::new(0);
@@ -116,8 +116,9 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     assert_eq!((pool.reclaim(9, &give_up), pool.total_pages()), (Ok(1), 1));
 }
 
-/// A free decides by what it finds under the page lock, not by what it saw before. It leaves a page that
-/// reclaim holds to reclaim, and an object that is being read to its reader.
+/// A free must decide by what it finds under the page lock, not by what it saw before. If reclaim holds the
+/// page, the free leaves the page to reclaim. If the object is being read, the free leaves it to its
+/// reader.
 #[test]
 fn a_free_under_reclaim_is_finished_by_reclaim_once() {
     let pool = pool();
@@ -133,11 +134,11 @@ fn a_free_under_reclaim_is_finished_by_reclaim_once() {
         }
         Evicted::Evicted
     });
-    // The object that is still read has the last reference.
+    // The object that is still being read has the last reference.
     assert_eq!((freed, pool.total_pages(), pool.stats().parked_objects), (Ok(0), 1, 1));
     let read = owned.take().unwrap();
     assert!(read.iter().all(|byte| *byte == 3));
-    // Meanwhile an allocation finds the page again.
+    // While it is being read, an allocation finds the page again.
     let other = store(&pool, 4, 24);
     assert_eq!(pool.total_pages(), 1);
     drop(read);
@@ -163,8 +164,8 @@ fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
             check(&pool, *handle, n as u8, 18);
         }
     }
-    // Pages with room accept objects, and every page is reclaimed. That needs the page's lock, so none is
-    // left locked.
+    // Pages with room accept objects, and reclaim frees every page. Both need the page's lock, so no page
+    // was left locked.
     let more: Vec<Handle> = (0..4).map(|n| store(&pool, n, 10)).collect();
     assert_eq!(pool.total_pages(), 6, "four pages are full, three objects each");
     let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
@@ -172,8 +173,8 @@ fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
     assert!(handles.iter().chain(&more).all(|handle| pool.obj_read_begin(*handle).is_err()));
 }
 
-/// The search continues after a page whose middle object cannot be moved. Each page that it skips is unlocked and
-/// on a list again.
+/// If the middle object of a page cannot be moved, the search continues with other pages. Each page that it
+/// skips must be unlocked and back on a list.
 #[test]
 fn pages_that_an_allocation_passes_by_are_let_go() {
     let pool = pool();
@@ -182,7 +183,7 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     assert_eq!(pool.total_pages(), 5);
     let (mut middles, mut lasts) = (Vec::new(), Vec::new());
     for [first, last, middle] in pages {
-        // 34 chunks are free, 20 of them before the middle object.
+        // Now 34 chunks are free, 20 of them before the middle object.
         pool.free(first).unwrap();
         middles.push((pool.obj_read_begin(middle).unwrap(), middle));
         lasts.push(last);
@@ -192,7 +193,7 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     for (n, (read, _)) in middles.iter().enumerate() {
         assert!(read.iter().all(|byte| *byte == n as u8));
     }
-    // Each page still accepts an object that fits beside its middle object, so its lock is free.
+    // Each page still accepts an object that fits beside its middle object. So the page's lock is free.
     let fit: Vec<Handle> = (0..5).map(|n| store(&pool, 10 + n, 20)).collect();
     assert_eq!(pool.total_pages(), 6);
     for (n, (read, middle)) in middles.into_iter().enumerate() {
@@ -208,8 +209,8 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     assert_eq!(pool.total_pages(), 0);
 }
 
-/// In-page compaction keeps bytes and handles, whichever way the object moves and however its old and new
-/// place overlap.
+/// In-page compaction must keep bytes and handles, in whichever direction the object moves, and even if its
+/// old and new places overlap.
 #[test]
 fn the_middle_object_is_moved_whole() {
     let mut rng = Rng::new(8);
@@ -234,9 +235,9 @@ fn the_middle_object_is_moved_whole() {
     }
 }
 
-/// An allocation skips pages whose middle object is being read: 16 at most, and 16 more after it has
-/// requested a new page. It moves each skipped page to a list for less room. The other pages stay on the list
-/// for all their free chunks.
+/// An allocation skips pages whose middle object is being read. It skips at most 16 of them, then requests
+/// a new page, and then skips at most 16 more. It moves each skipped page to a list for less room. All
+/// other pages stay on the list that counts all their free chunks.
 #[test]
 fn an_allocation_passes_a_bounded_number_of_pages() {
     let pool = pool();
@@ -253,8 +254,8 @@ fn an_allocation_passes_a_bounded_number_of_pages() {
     store(&pool, 9, 30);
     assert_eq!(pool.total_pages(), 41);
     drop(reads);
-    // An object of 34 chunks takes all free chunks of a page, and the middle object must be moved for it. The
-    // 41st page also has 34 free chunks, but no middle object.
+    // An object of 34 chunks takes all free chunks of a page, so the middle object must be moved for it.
+    // The 41st page also has 34 free chunks, but no middle object.
     let fitted = (0..40).take_while(|_| {
         store(&pool, 8, 34);
         pool.total_pages() == 41

@@ -1,4 +1,4 @@
-//! z3fold when the heap refuses memory.
+//! Uses a z3fold pool while the heap refuses memory.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 

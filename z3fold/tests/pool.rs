@@ -1,4 +1,4 @@
-//! The tests that z3fold shares with zbud: `buddies/tests/pools`.
+//! Runs the tests that z3fold shares with zbud. They are in `buddies/tests/pools`.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 #[macro_use]

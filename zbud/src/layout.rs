@@ -1,12 +1,12 @@
-//! The places of the two buddies of a page. The *first* begins at chunk 0, and the *last* ends at chunk 63.
-//! Neither ever moves.
+//! The places of the two buddies in a page. The *first* begins at chunk 0, and the *last* ends at chunk 63.
+//! Neither of them ever moves.
 
 use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Room};
 
 const FIRST: usize = 0;
 const LAST: usize = 1;
 
-/// The chunks of each buddy; 0 for no object.
+/// The number of chunks of each buddy, or 0 if there is no object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Pair([u8; 2]);
 
@@ -17,8 +17,8 @@ impl Pair {
     }
 }
 
-// SAFETY: the objects are at the two ends of the page and together have at most 64 chunks (`room`), so they
-// lie inside the page and do not overlap.
+// SAFETY: the objects are at the two ends of the page. `room` ensures that together they have at most 64
+// chunks. So they lie inside the page and do not overlap.
 unsafe impl Layout<2> for Pair {
     const NAME: &'static str = "zbud";
     const EMPTY: Self = Pair([0; 2]);

@@ -1,9 +1,9 @@
 //! A compressed-memory backend that keeps at most two objects per page.
 //!
-//! An object is at the start of its page (the *first* buddy) or at the end (the *last*). A page has 64
-//! chunks. Pages with one object are on lists by the number of their free chunks, and a new object goes to
-//! the page with the tightest fit. So a page never holds more than two objects, and reclaiming a page evicts
-//! two at most. That is zbud's promise, and the reason to choose it over denser backends.
+//! An object is at the start of its page (the *first* buddy) or at its end (the *last* buddy). A page has
+//! 64 chunks. Pages with one object are on lists by the number of their free chunks, and a new object goes
+//! to the page with the tightest fit. A page never holds more than two objects, so reclaiming a page never
+//! evicts more than two. That is zbud's promise, and the reason to choose it over denser backends.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -25,14 +25,15 @@
 //! ```
 //!
 //! # How it works
-//! `layout.rs` places the two buddies in a page. The pool itself, with its object word, lists, LRU and
-//! reclaim loop, is in the crate `buddies` and shared with z3fold.
+//! `layout.rs` places the two buddies in a page. The pool itself is in the crate `buddies`, and z3fold uses
+//! it, too. It has the object word, the lists, the LRU and the reclaim loop.
 //!
 //! # Locks
-//! The *pool lock* guards pages and lists, for a few dozen instructions at a time
+//! The *pool lock* guards pages and lists. It is held for a few dozen instructions at a time
 //! ([`OneLock`](buddies::OneLock)). No page provider call, no system call and no user code runs under it.
-//! Reads take no lock: they pin the object's word. An object that is freed during a read is marked as parked
-//! in its word. Its last reader leaves it to the next call that may block, which frees its room.
+//! Reads take no lock: a reader pins the object's word. If an object is freed while it is being read, its
+//! word marks it as parked. Its last reader leaves it to the pool, and the pool's next call that may block
+//! frees its room.
 
 #![cfg_attr(
     test,
@@ -57,19 +58,20 @@ use zpool_api::{PageBudget, PageProvider};
 
 use crate::layout::Pair;
 
-/// A pool of at most two objects per page. See the crate's front page.
+/// A pool with at most two objects per page. The crate's front page describes it.
 ///
 /// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as
-/// an empty pool would. There the pool and its guards leak when they are dropped.
+/// After `fork`, in a child of the process that made the pool, calls fail with [`ZpoolError::Forked`] or
+/// answer as an empty pool would. If the child drops the pool or a guard, its memory leaks.
 pub struct Zbud(Pool<Pair, 2>);
 
 impl Zbud {
     /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
+    /// KiB.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -87,8 +89,9 @@ impl Zbud {
         Self::with_budget(provider, None)
     }
 
-    /// Makes a pool like [`Zbud::new`] that also charges its [`total_pages`](zpool_api::Zpool::total_pages)
-    /// to `budget`, if there is one. An object that fits beside another charges nothing.
+    /// Makes an empty pool over `provider`, like [`Zbud::new`]. The pool charges its
+    /// [`total_pages`](zpool_api::Zpool::total_pages) to `budget`, if there is one. An object that fits
+    /// beside another one charges nothing.
     ///
     /// # Errors
     /// Those of [`Zbud::new`].
@@ -200,7 +203,7 @@ mod tests {
 
     #[derive(Debug)]
     struct OddPages;
-    // SAFETY: it never returns a run.
+    // SAFETY: `alloc_run` never returns a run.
     unsafe impl PageProvider for OddPages {
         fn page_size(&self) -> usize {
             2048

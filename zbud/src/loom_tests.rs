@@ -1,4 +1,5 @@
-//! Loom models of small whole pools of zbud. It shares them with z3fold; here they run with zbud's one lock.
+//! Loom models of small whole pools of zbud. zbud shares them with z3fold. Here they run with zbud's single
+//! lock.
 
 #[macro_use]
 #[path = "../../buddies/tests/loom_models/mod.rs"]

@@ -1,4 +1,4 @@
-//! zbud in a child of the process that made the pool.
+//! Uses a zbud pool in a child of the process that made the pool.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 

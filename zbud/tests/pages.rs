@@ -1,4 +1,4 @@
-//! Tests which page an object gets and how long a page stays. Uses only the backend's trait.
+//! Tests which page an object gets and how long a page stays. The tests use only the backend's trait.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +18,8 @@ fn store(pool: &Zbud, chunks: usize) -> Handle {
     pool.malloc_from(&vec![chunks as u8; chunks * CHUNK]).unwrap()
 }
 
-/// Returns the page's number: a slot number consists of it and, in the lowest bit, of the buddy's number.
+/// Returns the number of the object's page. A slot number is the page's number with the buddy's number
+/// appended as the lowest bit.
 fn page_of(handle: Handle) -> u32 {
     SlotRef::from_bits(handle.backend_bits()).slot() >> 1
 }
@@ -62,7 +63,7 @@ fn a_freed_first_buddy_gives_its_room_again() {
 fn reclaim_takes_each_page_once_oldest_first() {
     let pool = pool();
     let oldest = [store(&pool, 60), store(&pool, 61), store(&pool, 60)];
-    // This object goes to the page of the 61 chunks, which becomes the newest.
+    // This object goes to the page of the 61 chunks, so that page becomes the newest.
     store(&pool, 3);
     let seen = RefCell::new(Vec::new());
     let freed = pool.reclaim(9, &|handle, _: ObjRead<'_>| {

@@ -1,4 +1,4 @@
-//! Errors of backends and page providers. Each names the offending value and the remedy.
+//! The errors of backends and page providers. Each message names the offending value and a remedy.
 
 use core::fmt::{self, Write as _};
 
@@ -8,7 +8,8 @@ use crate::handle::Handle;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZpoolError {
-    /// The handle names no live object of this pool: it was freed, never given out, or is another pool's.
+    /// The handle names no live object of this pool. The object was freed, or the handle was never returned
+    /// by this pool.
     #[error(
         "handle {handle:#018x} names no live object of this pool; it was freed or never given out"
     )]
@@ -22,17 +23,17 @@ pub enum ZpoolError {
     /// The object is larger than [`crate::ZpoolCaps::max_object_size`].
     #[error("an object of {size} bytes exceeds the {max} bytes that {backend} can hold")]
     ObjectTooLarge {
-        /// Bytes asked for.
+        /// Bytes requested.
         size: usize,
-        /// Largest object of this pool, bytes.
+        /// Size of this pool's largest object, in bytes.
         max: usize,
         /// The backend's name.
         backend: &'static str,
     },
-    /// The page provider or the budget refused a page. Nothing was allocated; free objects or retry later.
+    /// The page provider or the budget refused a page. Nothing was allocated. Free objects, or retry later.
     #[error(transparent)]
     OutOfMemory {
-        /// The refusal.
+        /// The error of the provider or the budget.
         #[from]
         source: PageError,
     },
@@ -46,20 +47,20 @@ pub enum ZpoolError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// The pool's handle space is used up (limits: docs/handles.md).
+    /// All of the pool's handles are used up. docs/handles.md lists the limits.
     #[error("{backend} holds its limit of {limit} objects; use a second pool")]
     TooManyObjects {
         /// The backend's name.
         backend: &'static str,
-        /// Handle slots a pool can have.
+        /// Number of handle slots that a pool can have.
         limit: u64,
     },
-    /// The object's reader count is at its limit; drop guards and retry.
+    /// The object has as many readers as its counter can hold. Drop guards and retry.
     #[error("object {handle:#018x} has {limit} readers, the limit; drop some guards and retry")]
     TooManyReaders {
         /// The handle that was passed.
         handle: u64,
-        /// The most guards that one object can have.
+        /// The greatest number of guards that one object can have.
         limit: u64,
     },
     /// [`crate::ObjWrite::commit`] was called before every byte was written. The space was freed.
@@ -67,15 +68,15 @@ pub enum ZpoolError {
         "only {written} of the object's {size} bytes were written before commit; its space was freed"
     )]
     NotFullyWritten {
-        /// Bytes written.
+        /// Bytes that were written.
         written: usize,
-        /// Bytes allocated.
+        /// Bytes that were allocated.
         size: usize,
     },
-    /// A write would have gone past the end of the object. Nothing was written.
+    /// The bytes do not fit in the rest of the object. None of them was written.
     #[error("{len} bytes do not fit in the {room} bytes left in the object")]
     WriteBeyondEnd {
-        /// Bytes offered.
+        /// Bytes passed to the write.
         len: usize,
         /// Bytes that still fit.
         room: usize,
@@ -88,7 +89,8 @@ pub enum ZpoolError {
         /// The operation's name in the trait.
         operation: &'static str,
     },
-    /// The pool belongs to the parent process, and this is its child after `fork`. Build a new pool here.
+    /// The pool was made in the parent process, and this process is its child after `fork`. Make a new pool
+    /// here.
     #[error("the {backend} pool was made before this process was forked; build another one here")]
     Forked {
         /// The backend's name.
@@ -102,15 +104,15 @@ pub enum ZpoolError {
         /// The operation's name in the trait.
         operation: &'static str,
     },
-    /// No backend of that name is registered.
+    /// No backend is registered under this name.
     #[error("no backend named `{name}`; known: {known}")]
     UnknownBackend {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// Registered names, comma-separated.
+        /// The registered names, separated by commas.
         known: String,
     },
-    /// A backend of that name is registered already.
+    /// A backend is registered under this name already.
     #[error("a backend named `{name}` is registered already; choose another name")]
     AlreadyRegistered {
         /// The name.
@@ -121,15 +123,15 @@ pub enum ZpoolError {
     UnsupportedPageSize {
         /// The backend's name.
         backend: &'static str,
-        /// The provider's page size, bytes.
+        /// The provider's page size, in bytes.
         page_size: usize,
-        /// The sizes that it supports, in words.
+        /// The supported sizes, in words.
         allowed: &'static str,
     },
 }
 
 impl ZpoolError {
-    /// Makes the error for a handle that names no live object.
+    /// Makes a [`ZpoolError::InvalidHandle`] for `handle`.
     pub fn invalid(handle: Handle) -> Self {
         ZpoolError::InvalidHandle { handle: handle.as_u64() }
     }
@@ -137,63 +139,63 @@ impl ZpoolError {
 
 /// Errors of a [`crate::PageProvider`].
 ///
-/// Most of them report a lack of memory, so cloning one must not fail for lack of memory. A clone omits text
-/// for which there is no memory.
+/// Most of these errors report a lack of memory, so cloning one must not abort if memory is short. If there
+/// is no memory for a text, the clone omits the text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
-    /// The operating system or the heap refused the memory.
+    /// The system or the heap refused the memory.
     #[error(
         "the system refused {pages} pages of {page_size} bytes ({reason}); free memory and retry"
     )]
     Refused {
-        /// Pages asked for.
+        /// Pages requested.
         pages: usize,
         /// Bytes per page.
         page_size: usize,
         /// The system's reason.
         reason: String,
     },
-    /// The run length is 0 or above the provider's maximum.
+    /// The run length is 0 or exceeds the greatest length.
     #[error("a run of {pages} pages was requested; runs have 1 to {max} pages")]
     RunLength {
-        /// Pages asked for.
+        /// Pages requested.
         pages: usize,
-        /// Longest run.
+        /// Greatest length of a run, in pages.
         max: usize,
     },
     /// This page size cannot be used here.
     #[error("pages of {page_size} bytes cannot be used here; choose {allowed}")]
     PageSize {
-        /// The size asked for, bytes.
+        /// The page size requested, in bytes.
         page_size: usize,
-        /// The sizes that can be used, in words.
+        /// The page sizes that can be used, in words.
         allowed: String,
     },
     /// The pages would exceed a [`crate::PageBudget`].
     #[error("{bytes} bytes of pages exceed the budget: {used} of {limit} bytes are in use")]
     Limit {
-        /// Bytes asked for.
+        /// Bytes requested.
         bytes: usize,
         /// Bytes in use.
         used: usize,
-        /// The limit, bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// The provider belongs to the parent process, and this is its child after `fork`.
+    /// The provider was made in the parent process, and this process is its child after `fork`.
     #[error("the page provider was made before this process was forked; make another one here")]
     Forked,
-    /// `FailingPages` was set to fail this call, or its page limit is reached.
+    /// `FailingPages` was set to fail this call, or its limit of pages is reached.
     #[error("page request {call} failed on purpose (FailingPages)")]
     Injected {
-        /// Which `alloc_run` call it was, from 1.
+        /// The number of the failed `alloc_run` call, counted from 1.
         call: u64,
     },
 }
 
 impl PageError {
-    /// Makes a [`PageError::Refused`]. For providers. If there is no memory for `reason`, truncates it
-    /// instead of aborting.
+    /// Makes a [`PageError::Refused`]. Meant for providers. Never aborts: if there is no memory for the
+    /// whole `reason`, cuts it short.
     ///
     /// ```
     /// use zpool_api::PageError;
@@ -203,7 +205,7 @@ impl PageError {
     /// ```
     pub fn refused(pages: usize, page_size: usize, reason: fmt::Arguments<'_>) -> Self {
         let mut text = Fallible(String::new());
-        // On error the text is truncated.
+        // If memory runs out, the text is cut short.
         let _ = text.write_fmt(reason);
         PageError::Refused { pages, page_size, reason: text.0 }
     }
@@ -218,7 +220,7 @@ impl Clone for PageError {
             PageError::RunLength { pages, max } => PageError::RunLength { pages, max },
             PageError::PageSize { page_size, ref allowed } => {
                 let mut text = Fallible(String::new());
-                // On error the text is omitted.
+                // If memory runs out, the text stays empty.
                 let _ = text.write_str(allowed);
                 PageError::PageSize { page_size, allowed: text.0 }
             }
@@ -229,7 +231,7 @@ impl Clone for PageError {
     }
 }
 
-/// A text whose growth fails with an error, not an abort, if there is no memory.
+/// A text that can grow without aborting. If there is no memory, writing to it returns an error.
 struct Fallible(String);
 
 impl fmt::Write for Fallible {

@@ -11,38 +11,40 @@
 //!               +-----------------+-----------------------------------+
 //! ```
 //!
-//! The tag is a constant of the pool, so a holder that knows the pool may keep only the 52 bits. Tags count
-//! from 1 to 4095 and start over. So two pools nearly always have different tags, but not always. No tag is
-//! 0, so no handle is 0.
+//! All handles of a pool have the same tag. So a consumer that knows the pool of a handle may keep only the
+//! 52 bits. Tags count from 1 to 4095 and then start over. So two pools nearly always have different tags,
+//! but not always. No tag is 0, so no handle is 0.
 //!
-//! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object bumps the generation of its
-//! slot, so a stale handle never matches again. A slot that has used its last generation is retired.
-//! docs/handles.md says how far the bits of each field reach, and what happens when they are used up.
+//! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object raises the generation of
+//! its slot, so a stale handle never matches again. Once the last generation of a slot is freed, the slot
+//! is never used again. docs/handles.md describes how long the bits of each field last, and what happens
+//! when they are used up.
 
 use core::fmt;
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU16, Ordering};
 
-/// Bits of the pool tag.
+/// Number of bits of the pool tag.
 pub const TAG_BITS: u32 = 12;
-/// Bits that are the backend's.
+/// Number of bits that belong to the backend.
 pub const BACKEND_BITS: u32 = 52;
-/// Bits of a slot's generation.
+/// Number of bits of a slot's generation.
 pub const GENERATION_BITS: u32 = 20;
-/// Bits of a slot's number.
+/// Number of bits of a slot's number.
 pub const SLOT_BITS: u32 = 32;
-/// The last generation of a slot. When an object of this generation is freed, its slot is retired.
+/// The last generation of a slot. After an object of this generation is freed, the slot is never used
+/// again.
 pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
 const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
 
-/// The 12 bits that distinguish a pool's handles from other pools'.
+/// A number of 12 bits, 1 to 4095, that tells the handles of one pool from those of other pools.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolTag(u16);
 
 impl PoolTag {
-    /// Returns the next tag. 1 follows 4095. Never blocks.
+    /// Returns the next tag of a counter that the whole process shares. After 4095 comes 1. Never blocks.
     ///
     /// ```
     /// use zpool_api::PoolTag;
@@ -55,7 +57,8 @@ impl PoolTag {
         Self::next_of(&NEXT)
     }
 
-    /// Advances `counter`, which counts modulo 4095, and returns its next tag. Any 4095 tags in a row differ.
+    /// Advances `counter`, which counts modulo 4095, and returns the tag for its old value. Any 4095
+    /// successive tags differ from each other.
     fn next_of(counter: &AtomicU16) -> Self {
         // Relaxed: the tags only have to differ; the counter publishes nothing.
         let relaxed = Ordering::Relaxed;
@@ -70,7 +73,7 @@ impl PoolTag {
         if tag >= 1 && tag <= MAX_TAG { Some(PoolTag(tag)) } else { None }
     }
 
-    /// The tag's number, 1 to 4095.
+    /// Returns the tag's number, 1 to 4095.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -82,22 +85,24 @@ impl fmt::Debug for PoolTag {
     }
 }
 
-/// The 52 bits of a handle that belong to the backend. A holder that knows the pool may keep only these.
+/// The 52 bits of a handle that belong to the backend. A consumer that knows the pool of a handle may keep
+/// only these.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendBits(u64);
 
 impl BackendBits {
-    /// Returns `bits` if they fit in 52 bits, else `None`.
+    /// Makes backend bits from `bits`. Returns `None` if `bits` needs more than 52 bits.
     pub const fn new(bits: u64) -> Option<Self> {
         if bits <= BACKEND_MASK { Some(BackendBits(bits)) } else { None }
     }
 
-    /// Keeps the low 52 bits of `bits` and drops the others. For words that hold more than backend bits.
+    /// Makes backend bits from the low 52 bits of `bits` and drops the others. Meant for words that hold
+    /// other fields, too.
     pub const fn truncate(bits: u64) -> Self {
         BackendBits(bits & BACKEND_MASK)
     }
 
-    /// The bits as a number below 2^52.
+    /// Returns the bits as a number below 2^52.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -111,15 +116,15 @@ impl fmt::Debug for BackendBits {
 
 /// Names one object of one pool. Opaque, `Copy`, never zero.
 ///
-/// Any value is memory-safe to pass to any pool. If it names no live object there, the call fails with
-/// [`crate::ZpoolError::InvalidHandle`]. A handle is a name, not a capability: whoever guesses the handle of
-/// a live object reaches that object.
+/// Any handle is memory-safe to pass to any pool. If it names no live object there, the call fails with
+/// [`crate::ZpoolError::InvalidHandle`]. A handle is no access right: whoever guesses the handle of a live
+/// object can use that object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Handle(NonZeroU64);
 
 impl Handle {
-    /// Joins a pool's tag and the backend's bits.
+    /// Makes a handle from a pool's tag and the backend's bits.
     ///
     /// ```
     /// use zpool_api::{Handle, PoolTag, SlotRef};
@@ -140,8 +145,8 @@ impl Handle {
         }
     }
 
-    /// Makes the handle with this number, usually one that [`Handle::as_u64`] returned. Returns `None` for 0,
-    /// which is no handle.
+    /// Makes the handle with this number, usually a number that [`Handle::as_u64`] returned. Returns `None`
+    /// if the number is 0, since no handle is 0.
     ///
     /// ```
     /// use zpool_api::{BackendBits, Handle, PoolTag};
@@ -157,22 +162,22 @@ impl Handle {
         }
     }
 
-    /// The handle as a number, never 0.
+    /// Returns the handle as a number. It is never 0.
     pub const fn as_u64(self) -> u64 {
         self.0.get()
     }
 
-    /// The upper 12 bits. In a made-up handle they may be 0, which is no pool's tag.
+    /// Returns the upper 12 bits. In a made-up handle they may be 0, although no pool has the tag 0.
     pub const fn tag_bits(self) -> u16 {
         (self.0.get() >> BACKEND_BITS) as u16
     }
 
-    /// The lower 52 bits.
+    /// Returns the lower 52 bits.
     pub const fn backend_bits(self) -> BackendBits {
         BackendBits(self.0.get() & BACKEND_MASK)
     }
 
-    /// Returns the backend's bits if the handle has this tag, else `None`.
+    /// Returns the backend's bits if the handle has this tag. Returns `None` if it has another one.
     pub const fn bits_of(self, tag: PoolTag) -> Option<BackendBits> {
         if self.tag_bits() == tag.0 { Some(self.backend_bits()) } else { None }
     }
@@ -184,8 +189,8 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// A slot's number and the generation it had when the object was allocated: the usual content of
-/// the backend's 52 bits.
+/// A slot's number, and the generation that the slot had when the object was allocated. Most backends keep
+/// these two numbers in their 52 bits of a handle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SlotRef {
     generation: u32,
@@ -193,27 +198,28 @@ pub struct SlotRef {
 }
 
 impl SlotRef {
-    /// Joins a generation and a slot's number. Returns `None` if the generation needs more than 20 bits.
+    /// Makes a reference from a generation and a slot's number. Returns `None` if the generation needs more
+    /// than 20 bits.
     pub const fn new(generation: u32, slot: u32) -> Option<Self> {
         if generation <= MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
     }
 
-    /// The generation, 0 to 2^20 - 1.
+    /// Returns the generation, 0 to 2^20 - 1.
     pub const fn generation(self) -> u32 {
         self.generation
     }
 
-    /// The slot's number.
+    /// Returns the slot's number.
     pub const fn slot(self) -> u32 {
         self.slot
     }
 
-    /// Packs slot and generation into the backend's bits of a handle.
+    /// Packs the slot's number and the generation into the backend's bits of a handle.
     pub const fn to_bits(self) -> BackendBits {
         BackendBits(((self.generation as u64) << SLOT_BITS) | self.slot as u64)
     }
 
-    /// Unpacks the backend's bits of a handle. Every bit pattern is valid.
+    /// Unpacks the backend's bits of a handle. Any bits are valid.
     pub const fn from_bits(bits: BackendBits) -> Self {
         SlotRef { generation: (bits.0 >> SLOT_BITS) as u32, slot: bits.0 as u32 }
     }

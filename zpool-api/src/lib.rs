@@ -1,10 +1,10 @@
 //! The interfaces of a compressed-memory store: the backend trait, handles, guards, errors and a registry.
 //! This crate contains no store and no allocator.
 //!
-//! A *backend* (zsmalloc, z3fold, zbud, or one of your own) packs objects of 1 byte up to a page
-//! densely into pages and hands out a [`Handle`] for each. [`Zpool`] is the trait it implements;
-//! the names follow the kernel's zpool interface. A *consumer* (a page store, a block device)
-//! knows only `Arc<dyn Zpool>`.
+//! A *backend* (zsmalloc, z3fold, zbud, or one of your own) packs objects of 1 byte up to a page densely
+//! into pages, and returns a [`Handle`] for each object. [`Zpool`] is the trait that a backend implements.
+//! Its names follow the kernel's zpool interface. A *consumer* (a page store, a block device) knows only
+//! `Arc<dyn Zpool>`.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -84,16 +84,17 @@
 //! # Ok::<(), ZpoolError>(())
 //! ```
 //!
-//! [`Zpool`] lists what every backend promises; the test suite in the crate `zpool-conformance` checks yours.
+//! [`Zpool`] lists what every backend promises. The test suite in the crate `zpool-conformance` checks
+//! these promises for any backend.
 //!
 //! # Modules
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`handle`] | the 64-bit handle and its split: a 12-bit pool tag and 52 bits that belong to the backend |
+//! | [`handle`] | the 64-bit handle: a 12-bit pool tag and 52 bits that belong to the backend |
 //! | [`read`], [`owned_read`], [`write`](mod@write) | the guards through which objects are read and written |
 //! | [`provider`] | the trait of page providers; the crate `zpool-pages` implements it |
-//! | [`registry`] | backends by name, including third-party ones |
+//! | [`registry`] | finds a backend's constructor by name; third parties can add their own backends |
 
 #![cfg_attr(
     test,

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use crate::{Handle, ObjRead, Zpool, ZpoolError};
 
-/// An [`ObjRead`] that keeps its pool alive: for reads that complete later, on another thread.
+/// An [`ObjRead`] that keeps its pool alive. Meant for reads that end later, on another thread.
 ///
-/// `Send`, `Sync`, `'static`. If all other `Arc`s of the pool are gone, the last of these guards drops it.
+/// `Send`, `Sync`, `'static`. If no other `Arc` of the pool exists, dropping the guard drops the pool.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjReadOwned {
-    // Declared first, so dropped first: the pin ends while the pool still exists.
+    // The object is declared first, so it is dropped first: its pin ends while the pool still exists.
     object: ObjRead<'static>,
     pool: Arc<dyn Zpool>,
 }
 
 impl ObjReadOwned {
-    /// The pool that the object is in.
+    /// Returns the pool that holds the object.
     pub fn pool(&self) -> &Arc<dyn Zpool> {
         &self.pool
     }
@@ -36,7 +36,8 @@ impl fmt::Debug for ObjReadOwned {
     }
 }
 
-/// Pins an object for reading, like [`Zpool::obj_read_begin`]. The guard owns a share of the pool.
+/// Pins an object for reading, like [`Zpool::obj_read_begin`], but returns a guard that keeps the pool
+/// alive.
 ///
 /// # Errors
 /// Those of [`Zpool::obj_read_begin`].
@@ -54,9 +55,9 @@ impl fmt::Debug for ObjReadOwned {
 /// ```
 pub fn obj_read_owned(pool: Arc<dyn Zpool>, handle: Handle) -> Result<ObjReadOwned, ZpoolError> {
     let object = pool.obj_read_begin(handle)?;
-    // SAFETY: the guard moves into a struct beside the `Arc` of its pool and is dropped before that `Arc`.
-    // The guard borrows from the pool. An `Arc` never moves its value, and this struct's share keeps anybody
-    // from getting `&mut` to it.
+    // SAFETY: the guard goes into a struct together with the `Arc` of its pool, and is dropped before that
+    // `Arc`. The guard borrows from the pool. The pool does not move, because an `Arc` never moves its
+    // value. And nobody can get a `&mut` to the pool, because this struct holds a share of it.
     let object = unsafe { object.unbound() };
     Ok(ObjReadOwned { object, pool })
 }

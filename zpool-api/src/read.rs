@@ -1,13 +1,14 @@
-//! Read guards: an object's bytes, pinned.
+//! The read guards, through which an object's bytes are read.
 //!
 //! A guard holds no mutex and is bound to no thread or CPU. While it lives, its bytes neither move nor
-//! change. The object can be freed meanwhile; its space is reused after its readers have ended. A guard may
-//! live as long as the caller likes, move to another thread and be dropped there. A guard that is forgotten
-//! pins its object for the pool's life. It has no other effect.
+//! change. The object may be freed while it is being read. Then its space is reused only after all its
+//! readers have ended. A guard may live as long as the caller likes, and it may be moved to another thread
+//! and dropped there. If a guard is forgotten, its object stays pinned until the pool is dropped. Nothing
+//! else is affected.
 //!
-//! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and unchanging
-//! from the moment the guard is made until its drop. A guard keeps raw pointers, not references, because the
-//! pin ends *inside* the drop, and from that moment another thread may write the memory.
+//! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and do not
+//! change from the moment the guard is made until its drop. A guard keeps raw pointers, not references. The
+//! pin ends *inside* the drop, and from that moment another thread may write to the memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -17,29 +18,28 @@ use std::sync::Arc;
 
 /// The backend's half of a read guard: ends the pin.
 ///
-/// Implemented by a backend's private type, so that nobody else can end a pin.
+/// A backend implements it on a private type, so that only the guard can end its pin.
 pub trait ObjPin: Sync {
-    /// Ends the pin that `token` stands for. Called once per guard, on any thread. That thread may hold any
-    /// locks, for instance a store's entry lock. So `unpin` must not wait, must take only locks of the
-    /// innermost ranks, must not call the page provider and must not panic. Pages that it empties stay with
-    /// the pool until the pool's next call that may block returns them.
+    /// Ends the pin that `token` identifies. A guard calls it once, on any thread. That thread may hold any
+    /// lock, for instance a store's entry lock. So `unpin` must not wait, must take only locks of the
+    /// innermost ranks, must not call the page provider and must not panic. If it empties pages, the pool
+    /// keeps them until its next call that may block. That call gives them back.
     fn unpin(&self, token: u64);
 }
 
 enum Hold<'p> {
-    /// A pin inside the pool's memory. `pin` was a `&'p dyn ObjPin`. It is kept as a raw pointer because the
-    /// pin may be the last thing that keeps its target alive, and no reference may exist after the target has
-    /// gone.
+    /// A pin on the pool's memory. `pin` was a `&'p dyn ObjPin`. It is kept as a raw pointer, because
+    /// ending the pin may free what it points to, and no reference to that may exist afterwards.
     Pin { pin: NonNull<dyn ObjPin + 'p>, token: u64 },
-    /// Memory that the guard keeps alive by owning a share of it; there is no pin to end.
+    /// Memory that the guard keeps alive by owning a share of it. No pin has to be ended.
     Owner(#[expect(dead_code, reason = "kept for its drop")] Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
-/// An object's bytes, borrowed from its pool. Derefs to `&[u8]` of the object's exact length.
+/// The bytes of an object, borrowed from its pool. Derefs to a `&[u8]` of exactly the object's length.
 ///
-/// `Send` and `Sync`. Dropping the guard ends the read. It may be dropped on any thread and under any lock,
-/// because the drop waits for nobody and calls no page provider. If this was the last reader of a freed
-/// object, the pool's next call that may block frees the object's space.
+/// `Send` and `Sync`. Dropping the guard ends the read. The guard may be dropped on any thread and under
+/// any lock, because its drop neither waits nor calls the page provider. If it was the last reader of a
+/// freed object, the pool's next call that may block frees the object's space.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,
@@ -48,18 +48,18 @@ pub struct ObjRead<'p> {
     pool: PhantomData<&'p [u8]>,
 }
 
-// SAFETY: the bytes are immutable while the guard lives (module invariant), so they may be read
-// from any thread; `ObjPin` is `Sync`, and `unpin` may be called on any thread by its contract.
+// SAFETY: the bytes do not change while the guard lives (module invariant), so any thread may read them.
+// `ObjPin` is `Sync`, and its `unpin` may be called on any thread.
 unsafe impl Send for ObjRead<'_> {}
-// SAFETY: as above; `&ObjRead` gives out nothing but `&[u8]`.
+// SAFETY: `&ObjRead` gives access only to a `&[u8]`, and the bytes do not change (module invariant).
 unsafe impl Sync for ObjRead<'_> {}
 
 impl<'p> ObjRead<'p> {
-    /// Makes a guard over pinned memory of a pool. Its drop calls `pin.unpin(token)`.
+    /// Makes a guard over pinned memory of a pool. The guard's drop calls `pin.unpin(token)`.
     ///
     /// # Safety
-    /// `bytes` must be readable, initialised and unchanging until `pin.unpin(token)` is called. As long as
-    /// `'p` lasts, the memory must not be given back before that call.
+    /// `bytes` must be readable and initialised, and must not change until `pin.unpin(token)` is called. If
+    /// that call never comes, this must hold until `'p` ends.
     #[inline]
     pub unsafe fn from_pin(bytes: NonNull<[u8]>, pin: &'p (dyn ObjPin + 'p), token: u64) -> Self {
         ObjRead {
@@ -70,10 +70,11 @@ impl<'p> ObjRead<'p> {
         }
     }
 
-    /// Makes a guard over reference-counted bytes, without `unsafe`: for a backend that keeps each object in
-    /// its own allocation. Shows the first `len` bytes of `owner`, or all of them if it has fewer.
+    /// Makes a guard over reference-counted bytes. Meant for a backend that keeps each object in its own
+    /// heap allocation; such a backend needs no `unsafe`. The guard shows the first `len` bytes of `owner`,
+    /// or all of them if there are fewer.
     ///
-    /// When the guard drops its share of the owner, the owner's destructor may run. So that destructor must
+    /// When the guard drops its share of the owner, the owner's destructor may run. So the destructor must
     /// follow the rules of [`ObjPin::unpin`].
     ///
     /// ```
@@ -85,20 +86,21 @@ impl<'p> ObjRead<'p> {
     /// ```
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
         let (bytes, len) = {
-            // Called only once: a strange `AsRef` may return other bytes next time. The slice borrows from
-            // the owner, which the guard keeps alive and shared, hence immutable.
+            // `as_ref` is called only once: an unusual `AsRef` might return other bytes on a second call.
+            // The slice borrows from the owner. The guard keeps the owner alive, and shares it, so its
+            // bytes cannot be changed.
             let slice = (*owner).as_ref();
             (NonNull::from(slice).cast(), len.min(slice.len()))
         };
         ObjRead { bytes, len, hold: Hold::Owner(owner), pool: PhantomData }
     }
 
-    /// Returns the same guard without the pool's lifetime.
+    /// Returns the same guard without the lifetime `'p` of the pool.
     ///
     /// # Safety
     /// The pool must outlive the returned guard.
     pub(crate) unsafe fn unbound(self) -> ObjRead<'static> {
-        // SAFETY: the two types differ in a lifetime only; the caller keeps the pool alive.
+        // SAFETY: the two types differ only in a lifetime, and the caller keeps the pool alive.
         unsafe { core::mem::transmute::<ObjRead<'p>, ObjRead<'static>>(self) }
     }
 }
@@ -107,8 +109,8 @@ impl Deref for ObjRead<'_> {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are readable and unchanging until the drop (module invariant). `self` is borrowed
-        // for as long as the slice, so the drop comes later.
+        // SAFETY: the bytes are readable and do not change until the drop (module invariant). The slice
+        // borrows `self`, so the drop comes after the slice's last use.
         unsafe { core::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }
@@ -117,8 +119,8 @@ impl Drop for ObjRead<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Hold::Pin { pin, token } = self.hold {
-            // SAFETY: the pin's target lives for `'p` (`from_pin`), or is kept alive by the owned
-            // guard that wraps this one (`unbound`).
+            // SAFETY: the pin's target lives for `'p` (`from_pin`), or the owned guard that wraps this
+            // guard keeps it alive (`unbound`).
             let pin = unsafe { pin.as_ref() };
             pin.unpin(token);
         }
@@ -153,7 +155,7 @@ mod tests {
     fn a_pin_ends_once_on_whatever_thread() {
         let count = Count::default();
         let bytes = *b"pinned";
-        // SAFETY: `bytes` lives unchanged to the end of the test, the guard does not.
+        // SAFETY: `bytes` lives to the end of the test and does not change. The guard is dropped earlier.
         let guard = unsafe { ObjRead::from_pin(NonNull::from(&bytes[..]), &count, 7) };
         assert_eq!(&*guard, b"pinned");
         std::thread::scope(|s| {

@@ -1,4 +1,5 @@
-//! Backends by name: a program chooses one at run time, and third parties add their own.
+//! A registry of backends: a program chooses a backend by name at run time, and third parties can add their
+//! own.
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -8,20 +9,19 @@ use zpool_base::unwind::dropped;
 
 use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
 
-/// What a constructor needs to build a pool.
+/// What a backend's constructor needs to build a pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZpoolConfig {
-    /// Where the pool's pages come from. If pools share a provider, they also share its count of cached
-    /// pages.
+    /// The provider of the pool's pages. Pools that share a provider also share its count of cached pages.
     pub pages: Arc<dyn PageProvider>,
-    /// The budget to which the pool charges its resident pages; `None` means no limit. Pools may share a
+    /// The budget to which the pool charges its resident pages. `None` means no limit. Pools may share a
     /// budget.
     pub budget: Option<Arc<PageBudget>>,
 }
 
 impl ZpoolConfig {
-    /// Makes a configuration with this page provider and no budget.
+    /// Makes a configuration with the page provider `pages` and no budget.
     pub fn new(pages: Arc<dyn PageProvider>) -> Self {
         ZpoolConfig { pages, budget: None }
     }
@@ -36,7 +36,7 @@ impl ZpoolConfig {
 
 type Constructor = Arc<dyn Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> + Send + Sync>;
 
-/// Constructors of backends by name. `Send`, `Sync`, cheap to clone.
+/// A map from names to the constructors of backends. `Send`, `Sync`, cheap to clone.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -59,12 +59,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry.
+    /// Makes an empty registry.
     pub fn new() -> Self {
         Registry::default()
     }
 
-    /// Adds a backend. [`build`](Self::build) calls `constructor` when it gets `name`.
+    /// Adds a backend under `name`. [`build`](Self::build) calls `constructor` when it is given this name.
     ///
     /// # Errors
     /// [`ZpoolError::AlreadyRegistered`] if the name is taken.
@@ -79,16 +79,16 @@ impl Registry {
         Ok(())
     }
 
-    /// The registered names, sorted.
+    /// Returns the registered names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.constructors.keys().map(String::as_str)
     }
 
-    /// Builds a pool: calls the constructor of the backend `name`.
+    /// Builds a pool by calling the constructor that is registered under `name`.
     ///
     /// # Errors
-    /// [`ZpoolError::UnknownBackend`] if no backend has this name; the error lists the known names. Otherwise
-    /// the constructor's errors.
+    /// [`ZpoolError::UnknownBackend`] if no backend has this name. This error lists the known names.
+    /// Otherwise any error of the constructor.
     pub fn build(&self, name: &str, config: &ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> {
         match self.constructors.get(name) {
             Some(constructor) => constructor(config),
@@ -102,8 +102,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // A constructor may own the user's values, and their destructors may panic. A second panic while the
-        // first unwinds would abort the process, so `dropped` catches each one.
+        // A constructor may own values of the user, and their destructors may panic. If two of them
+        // panicked, the second panic would abort the process. So `dropped` catches each panic.
         for (_, constructor) in core::mem::take(&mut self.constructors) {
             dropped(constructor);
         }

@@ -1,7 +1,7 @@
 //! A snapshot of what a pool holds and what it costs.
 
-/// Figures of one pool, read without stopping it. Each is exact at some moment during the call, but different
-/// figures may be exact at different moments.
+/// Figures of one pool. They are read while other threads use the pool. Each figure is exact at some moment
+/// during the call, but not all at the same moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZpoolStats {
@@ -9,22 +9,22 @@ pub struct ZpoolStats {
     pub page_size: usize,
     /// Resident pages in use, as [`total_pages`](crate::Zpool::total_pages) counts them.
     pub total_pages: usize,
-    /// Resident pages without an object that the page provider keeps warm.
+    /// Resident pages that hold no object and that the page provider keeps for later.
     pub cached_pages: usize,
-    /// Live objects: allocated (committed) and not freed.
+    /// Live objects, that is, objects that were committed and not freed.
     pub objects: usize,
-    /// Sum of the live objects' exact lengths, in bytes.
+    /// The sum of the exact lengths of all live objects, in bytes.
     pub object_bytes: usize,
-    /// Objects that were freed during a read. Their space is reused after the readers have ended.
+    /// Objects that were freed while being read. Their space is reused after the readers have ended.
     pub parked_objects: usize,
-    /// Bytes of descriptors, slots and tables, including the page provider's.
+    /// Bytes of the pool's descriptors, slots and tables, and of the page provider's.
     pub metadata_bytes: usize,
     /// Pages that `reclaim` has freed since the pool was made.
     pub reclaimed_pages: u64,
 }
 
 impl ZpoolStats {
-    /// Returns the resident bytes: pages in use and cached pages, without metadata.
+    /// Returns the bytes of all resident pages, in use or cached. Metadata does not count.
     pub fn pool_bytes(&self) -> usize {
         self.total_pages.saturating_add(self.cached_pages).saturating_mul(self.page_size)
     }

@@ -1,10 +1,10 @@
 //! The write guard: the space of an object that has no handle yet.
 //!
 //! An object is written once, and its handle exists only after every byte has been written. So no write can
-//! race a read, and nobody reads an earlier object's bytes.
+//! race a read, and no reader sees bytes of an object that was there earlier.
 //!
-//! Invariants: the writer has written the first `written` bytes. Every byte is initialised from the start, if
-//! only with older contents. So safe code can neither see nor store uninitialised memory.
+//! Invariants: the first `written` bytes have been written. Every byte of the space is initialised from the
+//! start, even if only with older contents. So safe code can neither see nor store uninitialised memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -15,41 +15,42 @@ use crate::{Handle, PageError, ZpoolError};
 
 /// The backend's half of a write guard over memory of the pool.
 ///
-/// Implemented by a backend's private type, so that nobody else can commit or abort.
+/// A backend implements it on a private type, so that only the guard can commit or abort.
 pub trait ObjCommit: Sync {
-    /// Publishes the object and returns its handle. All its bytes have been written.
+    /// Publishes the object and returns its handle. The guard calls it after all bytes have been written.
     ///
     /// # Errors
-    /// The backend's own, for instance [`ZpoolError::Forked`]. A `commit` that fails must free the space.
+    /// Any error of the backend, for instance [`ZpoolError::Forked`]. Before it returns an error, `commit`
+    /// must free the space.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
-    /// Frees the space of a guard that was dropped before commit. Must not panic.
+    /// Frees the space. The guard calls it if it is dropped before its commit. Must not panic.
     fn abort(&self, token: u64);
 }
 
-/// The backend's half of a write guard that collects the bytes first and hands them over on commit. A backend
-/// that keeps each object in its own allocation implements it without `unsafe`.
+/// The backend's half of a write guard that collects the bytes first and passes them on at commit. A
+/// backend that keeps each object in its own heap allocation can implement it without `unsafe`.
 pub trait ObjSink: Sync {
     /// Stores an object with these bytes and returns its handle.
     ///
     /// # Errors
-    /// The backend's own. A `store` that fails must store nothing.
+    /// Any error of the backend. A `store` that fails must store nothing.
     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError>;
 }
 
 enum Target<'p> {
-    /// The pointers are raw for the same reason as in the read guard: after `commit` their targets may be
-    /// gone.
+    /// The memory of the pool. The pointers are raw, not references, because `commit` may free what they
+    /// point to.
     InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
-    /// `bytes` has the object's length from the start.
+    /// A buffer on the heap. `bytes` has the object's length from the start.
     Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },
-    /// Committed, so the guard's drop has nothing to free.
+    /// The object was committed, so the guard's drop has nothing to free.
     Done,
 }
 
-/// Space for one object, to be written from start to end and then committed.
+/// Space for one object. The holder writes it from start to end and then commits it.
 ///
-/// Dropping the guard before commit frees the space. A guard that is forgotten keeps the space until the pool
-/// is dropped. Holds no mutex. `Send` and `Sync`.
+/// Dropping the guard before the commit frees the space. If the guard is forgotten, the space stays in use
+/// until the pool is dropped. Holds no mutex. `Send` and `Sync`.
 #[must_use = "an object that is not committed is freed again"]
 pub struct ObjWrite<'p> {
     target: Target<'p>,
@@ -58,18 +59,19 @@ pub struct ObjWrite<'p> {
     pool: PhantomData<&'p ()>,
 }
 
-// SAFETY: the memory belongs to this guard alone until commit (`in_place`); `ObjCommit` is `Sync`
-// and its calls may come from any thread.
+// SAFETY: until commit, the memory belongs to this guard alone (`in_place`). `ObjCommit` is `Sync`, so its
+// functions may be called on any thread.
 unsafe impl Send for ObjWrite<'_> {}
-// SAFETY: `&ObjWrite` gives out numbers only.
+// SAFETY: through `&ObjWrite`, safe code gets only two numbers.
 unsafe impl Sync for ObjWrite<'_> {}
 
 impl<'p> ObjWrite<'p> {
-    /// Makes a guard over `bytes`, which are a pool's memory.
+    /// Makes a guard over `bytes`, memory of a pool. Its commit calls `commit.commit(token)`; its drop
+    /// without a commit calls `commit.abort(token)`.
     ///
     /// # Safety
-    /// The bytes must be initialised and writable, and nobody else may touch them, until `commit.commit` or
-    /// `commit.abort` is called with `token`. That happens exactly once, or never if the guard is forgotten.
+    /// The bytes must be initialised and writable, and nobody else may touch them until one of the two
+    /// calls is made. The guard makes one of these calls exactly once, or neither if it is forgotten.
     #[inline]
     pub unsafe fn in_place(
         bytes: NonNull<[u8]>,
@@ -84,7 +86,7 @@ impl<'p> ObjWrite<'p> {
         }
     }
 
-    /// Makes a guard that collects `size` bytes on the heap and hands them to `sink` on commit.
+    /// Makes a guard that collects `size` bytes on the heap and passes them to `sink` at commit.
     ///
     /// # Errors
     /// [`ZpoolError::OutOfMemory`] if the allocator refuses `size` bytes.
@@ -119,26 +121,27 @@ impl<'p> ObjWrite<'p> {
         Ok(ObjWrite { target, size, written: 0, pool: PhantomData })
     }
 
-    /// The object's length in bytes.
+    /// Returns the object's length in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes` to what was written so far.
     ///
     /// # Errors
-    /// [`ZpoolError::WriteBeyondEnd`] if they do not all fit. Then nothing is written.
+    /// [`ZpoolError::WriteBeyondEnd`] if `bytes` does not fit in the rest of the object. Then nothing is
+    /// written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ZpoolError> {
         let room = self.size - self.written;
         if bytes.len() > room {
             return Err(ZpoolError::WriteBeyondEnd { len: bytes.len(), room });
         }
-        // Always `Some`: `spare` is shorter than `room` only after commit, which consumes the guard.
+        // Always `Some`: only after commit is `spare` shorter than `room`, and commit consumes the guard.
         if let Some(to) = self.spare().get_mut(..bytes.len()) {
             to.copy_from_slice(bytes);
         }
@@ -146,16 +149,18 @@ impl<'p> ObjWrite<'p> {
         Ok(())
     }
 
-    /// Returns the bytes that are not yet written, for codecs that write in place. Call [`ObjWrite::advance`]
-    /// afterwards. Until they are written, their contents are unspecified: usually what the space held last.
+    /// Returns the part of the object that is not yet written, for codecs that write in place. Call
+    /// [`ObjWrite::advance`] after writing to it. Its contents are unspecified, usually those of an older
+    /// object.
     pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {
             Target::InPlace { start, .. } => {
                 // SAFETY: `written` is at most `size`, so the pointer stays in the object.
                 let from = unsafe { start.add(self.written) };
-                // SAFETY: `room` initialised bytes from there are the guard's alone (`in_place`), and
-                // borrowed from it for as long as the slice lives.
+                // SAFETY: the `room` bytes that begin there are initialised and belong to this guard alone
+                // (`in_place`). The slice borrows the guard mutably, so nothing else uses the bytes while
+                // it lives.
                 unsafe { core::slice::from_raw_parts_mut(from.as_ptr(), room) }
             }
             Target::Buffer { bytes, .. } => &mut bytes[self.written..],
@@ -163,27 +168,27 @@ impl<'p> ObjWrite<'p> {
         }
     }
 
-    /// Declares that the first `n` bytes of [`ObjWrite::spare`] are written, or all of them if there are
-    /// fewer. Any of these bytes that were not written become part of the object with their unspecified
-    /// contents.
+    /// Declares that the next `n` bytes, the first of [`ObjWrite::spare`], are written. If fewer than `n`
+    /// remain, declares all of them written. If some of these bytes were not written, the object gets their
+    /// unspecified contents.
     pub fn advance(&mut self, n: usize) {
         self.written += n.min(self.size - self.written);
     }
 
-    /// Publishes the object and returns its handle.
+    /// Publishes the object and returns its handle. Consumes the guard.
     ///
     /// # Errors
-    /// [`ZpoolError::NotFullyWritten`] unless every byte was written; otherwise the backend's own errors.
-    /// After any error the space is free.
+    /// [`ZpoolError::NotFullyWritten`] if not every byte was written. Otherwise any error of the backend.
+    /// After an error the space is free.
     pub fn commit(mut self) -> Result<Handle, ZpoolError> {
         if self.written != self.size {
             return Err(ZpoolError::NotFullyWritten { written: self.written, size: self.size });
         }
         match core::mem::replace(&mut self.target, Target::Done) {
-            // SAFETY: the target lives for `'p` (`in_place`).
+            // SAFETY: the target lives for `'p`, since `in_place` borrowed it for `'p`.
             Target::InPlace { commit, token, .. } => unsafe { commit.as_ref() }.commit(token),
             Target::Buffer { bytes, sink } => sink.store(&bytes),
-            // Only `commit` leaves `Done`, and it consumes the guard.
+            // Unreachable: only `commit` sets `Done`, and it consumes the guard.
             Target::Done => Err(ZpoolError::EmptyObject),
         }
     }
@@ -192,14 +197,14 @@ impl<'p> ObjWrite<'p> {
 impl Drop for ObjWrite<'_> {
     fn drop(&mut self) {
         if let Target::InPlace { commit, token, .. } = self.target {
-            // SAFETY: the target lives for `'p` (`in_place`).
+            // SAFETY: the target lives for `'p`, since `in_place` borrowed it for `'p`.
             unsafe { commit.as_ref() }.abort(token);
         }
     }
 }
 
 impl std::io::Write for ObjWrite<'_> {
-    /// Writes as much as fits and returns how much that was: 0 if the object is full.
+    /// Appends as many of the bytes as fit, and returns their number. It is 0 if the object is full.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let n = bytes.len().min(self.size - self.written);
         ObjWrite::write(self, &bytes[..n]).map_err(std::io::Error::other)?;
@@ -259,7 +264,7 @@ mod tests {
         let log = Log::default();
         let mut space = [0u8; 6];
         let bytes = NonNull::from(&mut space[..]);
-        // SAFETY: `space` is touched by one guard at a time and outlives them all.
+        // SAFETY: `space` is initialised and outlives all guards, and only one guard uses it at a time.
         let guard = |token| unsafe { ObjWrite::in_place(bytes, &log, token) };
 
         drop(guard(1));
@@ -292,7 +297,7 @@ mod tests {
             let mut guard = if buffered {
                 ObjWrite::buffered(4, &log).unwrap()
             } else {
-                // SAFETY: `space` outlives the guard and nobody else touches it.
+                // SAFETY: `space` is initialised and outlives the guard, and nobody else touches it.
                 unsafe { ObjWrite::in_place(bytes, &log, 9) }
             };
             ObjWrite::write(&mut guard, &[1]).unwrap();
@@ -322,13 +327,15 @@ mod tests {
         assert_eq!(log.take(), [""; 0]);
     }
 
-    /// Miri reads the bytes after each guard, and so checks that they are initialised for the next user.
+    /// Miri checks that the bytes that each guard leaves are initialised, since the test reads them
+    /// afterwards.
     #[test]
     fn safe_code_leaves_nothing_uninitialised() {
         let log = Log::default();
         let mut space = Box::new([7u8; 64]);
         let bytes = NonNull::from(&mut space[..]);
-        // SAFETY: `space` is initialised, outlives the guard, and nobody else touches it meanwhile.
+        // SAFETY: `space` is initialised and outlives the guard, and nobody else touches it while the guard
+        // lives.
         let mut guard = unsafe { ObjWrite::in_place(bytes, &log, 1) };
         guard.advance(3);
         guard.spare()[0] = 9;

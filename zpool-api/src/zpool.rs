@@ -8,7 +8,7 @@ use crate::{Evict, Handle, ObjRead, ObjWrite, PoolTag, ZpoolError, ZpoolStats};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ZpoolCaps {
-    /// Largest object in bytes.
+    /// The size of the largest object, in bytes.
     pub max_object_size: usize,
     /// Whether [`Zpool::reclaim`] works.
     pub reclaim: bool,
@@ -21,7 +21,8 @@ pub struct ZpoolCaps {
 }
 
 impl ZpoolCaps {
-    /// Describes a backend that has neither reclaim nor compaction nor migration and promises no alignment.
+    /// Describes a backend without reclaim, compaction and migration, whose objects may start at any byte.
+    /// `max_object_size` is in bytes.
     ///
     /// ```
     /// use zpool_api::ZpoolCaps;
@@ -58,7 +59,8 @@ impl ZpoolCaps {
         self
     }
 
-    /// Declares that every object is aligned to `bytes`, a power of two. Any other number counts as 1.
+    /// Declares that every object starts at a multiple of `bytes`, a power of two. If `bytes` is not a
+    /// power of two, declares an alignment of 1.
     pub const fn with_alignment(mut self, bytes: usize) -> Self {
         self.alignment = if bytes.is_power_of_two() { bytes } else { 1 };
         self
@@ -69,11 +71,12 @@ impl ZpoolCaps {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Migration {
-    /// Zspages that moved to other pages.
+    /// Number of zspages that moved to other pages.
     pub zspages: usize,
-    /// Zspages that stayed: a guard or a writer uses them, or another thread works on them.
+    /// Number of zspages that stayed, because a guard or a writer uses them or another thread works on
+    /// them.
     pub left: usize,
-    /// Bytes of address space that went back to the system: whole blocks that had become empty.
+    /// Bytes of address space that returned to the system. Only whole blocks return, once they are empty.
     pub block_bytes: usize,
 }
 
@@ -81,19 +84,19 @@ pub struct Migration {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Compaction {
-    /// Pages freed.
+    /// Number of pages freed.
     pub pages: usize,
-    /// Whether the pass covered the whole pool. If so, nothing more can be freed at the moment.
+    /// Whether the pass reached the end of the pool. If so, nothing more can be freed at the moment.
     pub complete: bool,
 }
 
 impl Compaction {
-    /// The result of a pass that covered the whole pool and freed `pages` pages.
+    /// Makes the result of a pass that reached the end of the pool and freed `pages` pages.
     pub const fn complete(pages: usize) -> Self {
         Compaction { pages, complete: true }
     }
 
-    /// The result of a pass that freed `pages` pages and stopped before the end of the pool.
+    /// Makes the result of a pass that freed `pages` pages and stopped before the end of the pool.
     pub const fn partial(pages: usize) -> Self {
         Compaction { pages, complete: false }
     }
@@ -101,54 +104,62 @@ impl Compaction {
 
 /// A backend: packs objects of 1 to [`ZpoolCaps::max_object_size`] bytes into pages.
 ///
-/// Consumers share it as `Arc<dyn Zpool>`. Any number of threads may call it at the same time. Implementing
-/// it needs no `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
+/// Consumers share it as `Arc<dyn Zpool>`. Any number of threads may call it at the same time. A backend
+/// can be written without `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
 ///
 /// # What every implementation promises
-/// (the crate `zpool-conformance` checks it)
-/// * Any [`Handle`] is safe to pass, even a made-up or stale one. A handle that names no live object gives
-///   [`ZpoolError::InvalidHandle`]. After its object is freed, a handle never names an object again.
+/// The test suite in the crate `zpool-conformance` checks these promises.
+/// * Any [`Handle`] is safe to pass, even a made-up or stale one. If the handle names no live object, the
+///   call fails with [`ZpoolError::InvalidHandle`]. Once an object is freed, its handle never names an
+///   object again.
 /// * An object is written once, before its handle exists, and never changes afterwards.
 /// * While a guard lives, its bytes neither move nor change, whatever else is called. No call waits for a
 ///   guard to be dropped.
-/// * `free` succeeds at once even if the object has readers. Its space is reused only after they have ended.
+/// * `free` succeeds at once, even if the object has readers. The object's space is reused only after the
+///   readers have ended.
 /// * A call that fails changes nothing.
 /// * No lock is held while an [`Evict`] callback runs.
 ///
 /// # Blocking
-/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks. They may
-/// also make system calls through the page provider, while they hold none of those locks. So do not call them
-/// under a lock.
+/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may block, so do not call them under a
+/// lock. They take the backend's short locks, and they make system calls through the page provider while
+/// they hold none of these locks.
 ///
-/// `obj_read_begin` and dropping an [`ObjRead`] may be called under the consumer's own short locks. They wait
-/// only for a thread that is moving the same object, which takes as long as copying a few kilobytes. They
-/// take no lock that users of other objects share, and they call neither the page provider nor user code. So
-/// the last reader of a freed object does not free its pages, but leaves the object to the pool. So does a
-/// passing reader that finds its handle stale. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of
-/// the pool, frees these objects, each at the cost of a free. Until then their pages count in `total_pages`.
+/// `obj_read_begin` and the drop of an [`ObjRead`] may be called under the consumer's own short locks. They
+/// wait only for a thread that is moving the same object, which takes as long as copying a few kilobytes.
+/// They take no lock that users of other objects share, and they call neither the page provider nor user
+/// code.
+///
+/// For this reason, readers free nothing. If an object is freed while it is being read, its last reader
+/// leaves it to the pool. A call of `obj_read_begin` with a stale handle may count as a reader for a
+/// moment, so it may be this last reader. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of
+/// the pool, frees the objects that were left. Each of them costs about as much as a `free`. Until then
+/// their pages count in `total_pages`.
 ///
 /// `total_pages` takes no lock.
 ///
 /// # After `fork`
 /// In a child of the process that made the pool, every call fails with [`ZpoolError::Forked`] or answers as
-/// an empty pool would. There the pool and its guards leak when they are dropped.
+/// an empty pool would. If the child drops the pool or a guard, its memory leaks.
 pub trait Zpool: Send + Sync + fmt::Debug {
-    /// The backend's name: "zbud", "zsmalloc", ...
+    /// Returns the backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;
 
-    /// The tag in this pool's handles.
+    /// Returns the tag in this pool's handles.
     fn tag(&self) -> PoolTag;
 
-    /// What this backend can do.
+    /// Returns what this backend can do.
     fn caps(&self) -> ZpoolCaps;
 
-    /// Allocates space for an object of `size` bytes. The caller then writes the object and commits it.
+    /// Allocates space for an object of `size` bytes. The caller then writes the object and commits it. If
+    /// the guard is dropped before the commit, the space is free again.
     ///
     /// # Errors
-    /// [`ZpoolError::EmptyObject`] for 0 bytes, [`ZpoolError::ObjectTooLarge`] above
-    /// [`ZpoolCaps::max_object_size`], [`ZpoolError::OutOfMemory`] if the page provider refuses or the budget
-    /// is exhausted, [`ZpoolError::OutOfMetadata`] if there is no memory for a descriptor,
-    /// [`ZpoolError::TooManyObjects`] if no handle is free.
+    /// * [`ZpoolError::EmptyObject`] if `size` is 0.
+    /// * [`ZpoolError::ObjectTooLarge`] if `size` exceeds [`ZpoolCaps::max_object_size`].
+    /// * [`ZpoolError::OutOfMemory`] if the page provider refuses a page or the budget is exhausted.
+    /// * [`ZpoolError::OutOfMetadata`] if there is no memory for a descriptor.
+    /// * [`ZpoolError::TooManyObjects`] if all handles are used up.
     ///
     /// ```
     /// use zpool_api::{Handle, Zpool, ZpoolError};
@@ -163,7 +174,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// ```
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError>;
 
-    /// Stores a copy of `bytes`.
+    /// Stores a copy of `bytes` as an object and returns its handle.
     ///
     /// # Errors
     /// Those of [`Zpool::malloc`].
@@ -179,23 +190,26 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// [`ZpoolError::InvalidHandle`] if `handle` names no live object of this pool.
     ///
     /// # Panics
-    /// If the page provider panics. The object is freed nevertheless.
+    /// Panics if the page provider panics. The object is freed nevertheless.
     fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
 
-    /// Hints that the object will soon be freed, so that the backend may fetch into the cache what a free
-    /// reads first. Worthwhile if the caller does a microsecond or more of other work before the free.
-    /// Accepts any handle. Takes no lock and never blocks. The default does nothing.
+    /// Announces that the object will soon be freed. The backend may then load the memory that `free` reads
+    /// first into the cache. This pays off if the caller does a microsecond or more of other work before it
+    /// calls `free`. Accepts any handle. Takes no lock and never blocks. The default does nothing.
     fn prefetch(&self, handle: Handle) {
         let _ = handle;
     }
 
-    /// Pins an object for reading; the read ends when the guard is dropped.
+    /// Pins an object and returns a guard through which it is read. The read ends when the guard is
+    /// dropped.
     ///
-    /// [`obj_read_owned`](crate::obj_read_owned) makes a guard that owns a share of the pool.
+    /// The guard borrows the pool. [`obj_read_owned`](crate::obj_read_owned) makes a guard that keeps the
+    /// pool alive instead.
     ///
     /// # Errors
     /// [`ZpoolError::InvalidHandle`] if `handle` names no live object of this pool,
-    /// [`ZpoolError::TooManyReaders`] if the object has as many guards as its counter can hold.
+    /// [`ZpoolError::TooManyReaders`] if the object already has the greatest number of guards that its
+    /// counter can hold.
     ///
     /// ```
     /// use zpool_api::{Handle, Zpool, ZpoolError};
@@ -207,67 +221,68 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// ```
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
-    /// Returns the number of resident pages in use: pages with live objects, with free space between objects,
-    /// or with objects that readers left to the pool. Takes no lock.
+    /// Returns the number of resident pages in use. These are pages with live objects, pages with free
+    /// space between objects, and pages with objects that readers left to the pool. Takes no lock.
     fn total_pages(&self) -> usize;
 
-    /// Returns the bytes of memory that an object of `len` bytes occupies after this backend's rounding: its
-    /// size class, or its share of a page. A caller can compare two lengths to learn whether the smaller one
-    /// would save memory. Takes no lock. The default returns `len`.
+    /// Returns the bytes of memory that an object of `len` bytes occupies after the backend has rounded its
+    /// length up, for instance to a size class or to a share of a page. A caller can compare the results
+    /// for two lengths to see whether the shorter object would save memory. Takes no lock. The default
+    /// returns `len`.
     fn footprint(&self, len: usize) -> usize {
         len
     }
 
-    /// Moves objects together and gives the emptied pages back to the provider. Returns the number of these
-    /// pages. Handles stay valid. Works in bounded steps, between which other calls proceed.
+    /// Moves objects together. Gives the emptied pages back to the provider and returns their number.
+    /// Handles stay valid. Works in short steps, and other calls can proceed between two steps.
     ///
     /// # Errors
-    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
+    /// [`ZpoolError::Unsupported`] if [`ZpoolCaps::compaction`] is false.
     fn compact(&self) -> Result<usize, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
     }
 
-    /// Compacts like [`Zpool::compact`], but stops after it has freed `pages` pages or moved a bounded number
-    /// of objects, whichever comes first. The next call continues from there. Meant for a caller that needs
-    /// room now. The default runs a whole [`Zpool::compact`].
+    /// Compacts like [`Zpool::compact`], but stops once it has freed `pages` pages or moved a limited
+    /// number of objects. The next call continues where this one stopped. Meant for a caller that needs
+    /// room at once. The default runs a whole [`Zpool::compact`].
     ///
     /// # Errors
-    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
+    /// [`ZpoolError::Unsupported`] if [`ZpoolCaps::compaction`] is false.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         let _ = pages;
         self.compact().map(Compaction::complete)
     }
 
-    /// Moves the zspages of one sparsely used block of the provider's address space elsewhere, so that the
-    /// whole block can return to the system.
+    /// Empties a sparsely used block of the provider's address space, so that the whole block can return to
+    /// the system. To do so, moves the block's zspages to other blocks.
     /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block) chooses the block. If it finds
-    /// none worth emptying, all figures are zero. Handles stay valid, and objects being read do not move.
-    /// Works in bounded steps, between which other calls proceed.
+    /// no block worth emptying, all figures of the result are 0. Handles stay valid, and objects that are
+    /// being read do not move. Works in short steps, and other calls can proceed between two steps.
     ///
     /// # Errors
-    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::migration`]; [`ZpoolError::OutOfMemory`] if the
-    /// provider has no page to move to. Every object remains readable.
+    /// [`ZpoolError::Unsupported`] if [`ZpoolCaps::migration`] is false, [`ZpoolError::OutOfMemory`] if the
+    /// provider has no page to move to. In both cases every object remains readable.
     fn migrate(&self) -> Result<Migration, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
-    /// Offers objects to `evict`, those of the oldest page first, until this call has freed `target_pages`
+    /// Offers objects to `evict`, those of the oldest page first. Stops once it has freed `target_pages`
     /// pages or has visited every page once. Returns the number of pages freed.
     ///
-    /// For programs that use a backend without a store. The number of callbacks never exceeds the number of
-    /// objects that the pool held at the start, whatever the callbacks store and whatever is being read. So
-    /// the call always ends, even if the callback refuses every object or readers keep pages; the result is
-    /// then just smaller. An object that is evicted during a read is freed, but its page stays until the read
-    /// ends and does not count as freed.
+    /// Meant for programs that use a backend without a store. The number of callbacks never exceeds the
+    /// number of objects that the pool held at the start, even if the callbacks store objects. So the call
+    /// always ends. If the callback refuses objects, or if readers keep pages, the call just frees fewer
+    /// pages. If an object is evicted while it is being read, it is freed, but its page stays until the
+    /// read ends and does not count as freed.
     ///
     /// # Blocking
     /// Blocks as long as the callbacks do.
     ///
     /// # Errors
-    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::reclaim`].
+    /// [`ZpoolError::Unsupported`] if [`ZpoolCaps::reclaim`] is false.
     ///
     /// # Panics
-    /// If the callback panics. The pool remains usable.
+    /// Panics if the callback panics. The pool remains usable.
     ///
     /// ```
     /// use zpool_api::{Evicted, Handle, ObjRead, Zpool, ZpoolError};
@@ -285,13 +300,13 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
     }
 
-    /// Gives the provider's warm pages back to the system and returns their number. The default does nothing
-    /// and returns 0.
+    /// Gives the pages that the provider keeps warm back to the system, and returns their number. The
+    /// default does nothing and returns 0.
     fn trim(&self) -> usize {
         0
     }
 
-    /// Returns a snapshot of the pool's figures. Takes the list lock for a moment.
+    /// Returns a snapshot of the pool's figures. Takes the lock of the backend's lists for a moment.
     fn stats(&self) -> ZpoolStats;
 }
 

@@ -1,4 +1,5 @@
-//! If the heap refuses memory at any step, write guards and errors return an error and never abort.
+//! Write guards, and the cloning of errors, must not abort if the heap refuses memory at any step. A guard
+//! returns an error, and a cloned error omits its text.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -17,7 +18,7 @@ fn a_buffered_write_is_refused() {
     }
     let mut said = None;
     assert!(with_allocations(0, || said = Some(ObjWrite::buffered(100, &Sink).map(drop))) > 0);
-    // There was no memory for the reason either.
+    // There was no memory for the reason, either.
     let refused = PageError::Refused { pages: 1, page_size: 4096, reason: String::new() };
     assert_eq!(said, Some(Err(ZpoolError::OutOfMemory { source: refused })));
     let mut write = None;

@@ -1,4 +1,4 @@
-//! The registry, as a program uses it.
+//! Uses the registry as a program does.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use zpool_api::{PageError, PageProvider, PageRun, Registry, ZpoolConfig, ZpoolError};
 
-/// A provider that is never asked for a page, because the constructors below fail first.
+/// A provider without pages. No page is requested from it, because the constructors below fail first.
 #[derive(Debug)]
 struct NoPages;
 
-// SAFETY: it never returns a run.
+// SAFETY: `alloc_run` never returns a run.
 unsafe impl PageProvider for NoPages {
     fn page_size(&self) -> usize {
         4096

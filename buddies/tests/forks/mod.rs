@@ -1,5 +1,5 @@
-//! A pool in a child of the process that made it: calls fail, drops leak, and nothing waits for a lock that
-//! another thread of the parent held at the fork.
+//! Uses a pool in a child of the process that made it. Calls must fail, and drops must leak. Nothing may
+//! wait for a lock that another thread of the parent held at the fork.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::mem::ManuallyDrop;
@@ -11,17 +11,17 @@ use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages};
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
 
-/// Seconds after which an alarm kills a child that hangs, which fails the test.
+/// The number of seconds after which an alarm kills a child that hangs. Then the test fails.
 const HANGS_AFTER: u32 = 20;
 
-/// Runs `work` in a child and returns its result, or `None` if the child died. The child has only the thread
-/// that forked, so `work` should neither allocate nor panic.
+/// Runs `work` in a child and returns its result. Returns `None` if the child died. The child has only the
+/// thread that forked, so `work` should neither allocate nor panic.
 pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child only runs `work` and calls `_exit`. It runs no destructor of the parent and no test
-    // harness.
+    // SAFETY: the child only runs `work` and calls `_exit`. It runs neither a destructor of the parent nor
+    // the test harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: the system call takes no pointers.
+        // SAFETY: this system call takes no pointers.
         unsafe { libc::alarm(HANGS_AFTER) };
         let said = work();
         // SAFETY: `_exit` ends the process immediately.
@@ -35,7 +35,7 @@ pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
 }
 
-/// Stops the other threads when it is dropped.
+/// When dropped, signals the other threads to stop.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -44,8 +44,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Makes calls that a child must refuse. Returns the number, from 1, of the first one that misbehaves; 0 if
-/// none does.
+/// Makes calls that a pool must refuse in a child. Returns 0 if all behave. Otherwise returns the number of
+/// the first call that does not, counted from 1.
 fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     let backend = pool.name();
     let is = |error: ZpoolError| error == ZpoolError::Forked { backend };
@@ -66,9 +66,11 @@ fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
 }
 
-/// Copies a value of the parent, so that a child can drop it. `_exit` never drops the original.
+/// Copies a value of the parent, so that the child can drop the copy. The child ends with `_exit`, which
+/// never drops the original.
 fn copy<T>(value: &T) -> T {
-    // SAFETY: this is called in a child, once for each value. The child neither uses nor drops the original.
+    // SAFETY: this is called only in a child, and only once for each value. The child neither uses nor
+    // drops the original.
     unsafe { std::ptr::read(value) }
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                     }
                 });
             }
-            // Stops the threads even if this closure panics; the scope waits for them.
+            // Stops the threads even if this closure panics, since the scope waits for them.
             let _stop = StopOnDrop(&stop);
             for round in 0..40 {
                 let said = in_child(|| {
@@ -129,8 +131,8 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                         return 100;
                     }
                     while Arc::strong_count(&pool) > 1 {
-                        // SAFETY: the owners of the other shares never run in this process, which `_exit`
-                        // ends.
+                        // SAFETY: the owners of the other shares never run in this process, so they never
+                        // give up their shares. `_exit` ends this process.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pool)) };
                     }
                     drop(copy(&pool));
@@ -154,7 +156,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
     }
 }
 
-/// If a callback forks and returns in the child, the reclaim ends there with an error.
+/// If a callback forks and returns in the child, the reclaim fails in the child with `Forked`.
 pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
     let pool = build(Arc::new(MmapPages::new()));
     for n in 0..9 {
@@ -167,7 +169,7 @@ pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
             // SAFETY: the child returns from this callback and calls `_exit` below.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: the system call takes no pointers.
+                // SAFETY: this system call takes no pointers.
                 unsafe { libc::alarm(HANGS_AFTER) };
                 child.set(true);
                 return Evicted::Evicted;

@@ -1,8 +1,8 @@
-//! Loom models of small whole pools. zbud and z3fold share them through `pool_models!`, each with its own
-//! layout and locks.
+//! Loom models of small whole pools. zbud and z3fold share them through the macro `pool_models!`, each with
+//! its own layout and locks.
 //!
-//! Where a model names omissions or weakenings, they make it fail. The models of the object word are in
-//! buddies.
+//! Some models name omissions or weakenings that make them fail. The models of the object word are in the
+//! crate `buddies`.
 #![allow(
     clippy::unwrap_used,
     reason = "tests; the lints exempt only functions marked as tests, not those they call"
@@ -37,15 +37,15 @@ pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool
 }
 
 pub(crate) fn assert_empty(pool: &dyn Zpool) {
-    // Frees the objects that readers left.
+    // Frees the objects that readers left to the pool.
     pool.trim();
     let stats = pool.stats();
     assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
 }
 
-/// An allocation in a page races the free of the page's only object. Either the allocation finds the page, or
-/// the page is freed, but never both. Fails if a free settles a page that an allocation took, or if an
-/// allocation takes no reference for its object.
+/// An allocation in a page races the free of the page's only object. Either the allocation finds the page,
+/// or the page is freed, but never both. The model fails if a free settles a page that an allocation has
+/// taken, or if an allocation takes no reference for its object.
 pub(crate) fn loom_pool_alloc_against_the_last_free_of_the_page(build: Build) {
     model(move || {
         let pool = build();
@@ -63,7 +63,7 @@ pub(crate) fn loom_pool_alloc_against_the_last_free_of_the_page(build: Build) {
     });
 }
 
-/// A read races the free of the object and the reuse of its room.
+/// A read races the free of its object and the reuse of the object's room.
 pub(crate) fn loom_pool_read_against_free_and_reuse(build: Build) {
     model(move || {
         let pool = build();
@@ -81,8 +81,8 @@ pub(crate) fn loom_pool_read_against_free_and_reuse(build: Build) {
     });
 }
 
-/// Reclaim of a page races the free of its object. Object and page are freed once. Fails if a free settles a
-/// page that reclaim took.
+/// The reclaim of a page races the free of its object. The object and the page must each be freed once. The
+/// model fails if a free settles a page that reclaim has taken.
 pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     model(move || {
         let pool = build();
@@ -105,7 +105,7 @@ pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     });
 }
 
-/// Two reclaims race for one page. The page is freed once, and both end.
+/// Two reclaims race for one page. The page must be freed once, and both must end.
 pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     model(move || {
         let pool = build();
@@ -123,8 +123,8 @@ pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     });
 }
 
-/// The page's last reference is that of an object that is freed during a read. The read ends on another
-/// thread.
+/// An object is freed while it is being read, and it has the page's last reference. The read ends on
+/// another thread.
 pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     model(move || {
         let pool = build();
@@ -140,7 +140,7 @@ pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     });
 }
 
-/// A callback of reclaim frees another object of the same page while a third thread reads it.
+/// The callback of a reclaim frees another object of the same page, while a third thread reads that object.
 pub(crate) fn loom_pool_evict_frees_another_of_the_page(build: Build) {
     model(move || {
         let pool = build();
@@ -164,8 +164,9 @@ pub(crate) fn loom_pool_evict_frees_another_of_the_page(build: Build) {
     });
 }
 
-/// A last reader leaves its object while an allocation frees such objects and takes their room. Fails if the
-/// stack's push is not Release, or if taking the stack is not Acquire.
+/// The last reader of a freed object leaves it to the pool. At the same time, an allocation frees such
+/// objects and takes their room. The model fails if the stack's push is not Release, or if taking the stack
+/// is not Acquire.
 pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     model(move || {
         let pool = build();
@@ -184,7 +185,7 @@ pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     });
 }
 
-/// Makes each of the models above a `#[test]` of a pool.
+/// Makes a `#[test]` of each of the models above, for one pool.
 macro_rules! pool_models {
     ($build:expr) => {
         pool_models!($build;

@@ -1,4 +1,5 @@
-//! If the heap refuses memory at any step, a pool returns an error, never aborts, and loses no page.
+//! If the heap refuses memory at any step, a pool must return an error. It must neither abort nor lose a
+//! page.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::RefCell;
@@ -33,7 +34,7 @@ fn traffic(pool: &dyn Zpool, live: &mut Vec<Handle>, refused: &mut usize) {
                         ZpoolError::OutOfMetadata { .. }
                         | ZpoolError::OutOfMemory { source: PageError::Refused { .. } },
                     ) => *refused += 1,
-                    // This aborts, because a panic would need the heap.
+                    // This aborts instead of panicking, because a panic would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
@@ -95,11 +96,12 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
     assert!(ever_refused > 0);
 }
 
-/// An allocation that fails for lack of a descriptor uses up no page number, however often it is retried.
+/// If an allocation fails because there is no memory for a descriptor, it uses up no page number, however
+/// often it is tried again.
 pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
     warm_lockdep();
     for pages_before in [0, 31, 32, 63, 64, 95, 96, 128] {
-        // This provider needs no heap memory for the next page.
+        // This provider needs no heap memory to allocate the next page.
         let pages: Arc<dyn PageProvider> = Arc::new(MmapPages::new());
         let pool = build(pages, None);
         let mut live: Vec<Handle> =
@@ -121,7 +123,7 @@ pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
                 }
             }
         });
-        // The pool grew only by the objects that it could store without new memory.
+        // The pool has grown only by the objects that it could store without new memory.
         let grown = pool.stats();
         assert_eq!(grown.total_pages, before.total_pages + stored.len());
         assert!(stored.len() < 400, "no allocation was refused");

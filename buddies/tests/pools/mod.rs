@@ -1,5 +1,5 @@
-//! Tests that zbud and z3fold share through `pool_tests!`. They test charges to a budget, bounded reclaim,
-//! readers that take no lock, and providers and callbacks that panic.
+//! Tests that zbud and z3fold share through the macro `pool_tests!`. They test charges to a budget, the
+//! limit on reclaim's callbacks, readers that take no lock, and providers and callbacks that panic.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -74,8 +74,8 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
                         assert_eq!((bytes, used, limit), (PAGE, LIMIT * PAGE, LIMIT * PAGE));
                         assert_eq!(pages.calls(), calls, "requested beyond the budget");
                         limited += 1;
-                        // Before it failed, the call freed the objects that readers left. It changed nothing
-                        // else.
+                        // Before the call failed, it freed the objects that readers had left. It must have
+                        // changed nothing else.
                         let after = pool.stats();
                         assert!(after.total_pages == LIMIT && after.objects == before.0.objects);
                     }
@@ -120,7 +120,7 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
             check(&*pool, &live);
         }
     }
-    // Under Miri there may be too few steps for a page request to fail.
+    // Under Miri there may be too few steps for any page request to fail.
     let both = limited > 0 && (injected > 0 || cfg!(miri));
     assert!(both, "{limited} refused by the budget, {injected} by the pages");
     drop((guards, writes));
@@ -140,7 +140,7 @@ pub(crate) fn what_fits_beside_another_needs_no_budget(build: Build) {
     assert_eq!(pool.malloc_from(&[3; 2000]), refused);
     assert_eq!((charged(&budget, &*pool), pool.stats().objects), (1, 2));
     check(&*pool, &[(first, 1), (beside, 2)]);
-    // The limit is raised, and two pools share the budget.
+    // Now the limit is raised, and a second pool shares the budget.
     budget.set_limit(2 * PAGE);
     let other = build(Arc::new(HeapPages::new()), Some(budget.clone()));
     let elsewhere = other.malloc_from(&[4; 100]).unwrap();
@@ -197,7 +197,7 @@ pub(crate) fn threads_at_the_limit_never_exceed_it(build: Build) {
     assert_eq!((charged(&budget, &*pool), pages.pages_out()), (0, 0));
 }
 
-/// While a test holds the innermost rank, lockdep panics if the pool takes a lock or calls the provider.
+/// While the test holds the innermost rank, lockdep panics if the pool takes a lock or calls the provider.
 pub(crate) fn readers_and_page_counts_take_no_lock(build: Build) {
     let pool = plain(build);
     let handles: Vec<Handle> = (0..6).map(|n| pool.malloc_from(&[n; 1300]).unwrap()).collect();
@@ -229,7 +229,7 @@ fn keep(_: Handle, _: ObjRead<'_>) -> Evicted {
     Evicted::Keep
 }
 
-/// Every call that may block frees the objects that readers left. Each call is tested alone.
+/// Every call that may block frees the objects that readers left. Each call is tested separately.
 pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     let calls: [(&Call, usize); 5] = [
         (&|pool, _| drop(pool.malloc(10).unwrap()), 1),
@@ -252,7 +252,7 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
         drop(pool);
         assert_eq!(pages.pages_out(), 0);
     }
-    // Their room is reused, and dropping the pool frees them, too.
+    // The room of these objects is used again. Dropping the pool frees them, too.
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let pool = build(pages.clone(), None);
     for _ in 0..pick(100, 3) {
@@ -266,15 +266,15 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// The number of callbacks of a reclaim never exceeds the number of objects at its start, whatever the
-/// callbacks do.
+/// The number of callbacks of a reclaim never exceeds the number of objects that existed at its start,
+/// whatever the callbacks do.
 pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     const OBJECTS: usize = pick(90, 12);
     for what in 0..6 {
         let pool = plain(build);
         let handles: Vec<Handle> =
             (0..OBJECTS).map(|n| pool.malloc_from(&vec![n as u8; 900 + n]).unwrap()).collect();
-        // Either every page has a reader, or none has.
+        // In even cases every object has a reader; in odd cases none has.
         let guards: Vec<_> = if what % 2 == 0 {
             handles.iter().map(|h| pool.obj_read_begin(*h).unwrap()).collect()
         } else {
@@ -285,8 +285,8 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
             offered.set(offered.get() + 1);
             assert!(offered.get() <= OBJECTS, "offered more objects than there were");
             match what {
-                // 0 and 1 store two copies of each evicted object. 2 and 3 free the object and store a copy
-                // in its place.
+                // In cases 0 and 1, stores two copies of each evicted object. In cases 2 and 3, frees the
+                // object and stores a copy in its place.
                 0 | 1 => {
                     for _ in 0..2 {
                         pool.malloc_from(&object).unwrap();
@@ -298,7 +298,7 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
                     pool.free(handle).unwrap();
                     pool.malloc_from(&bytes).unwrap();
                 }
-                // Stores another object and keeps this one.
+                // In cases 4 and 5, stores another object and keeps this one.
                 _ => {
                     let len = object.len();
                     drop(object);
@@ -319,15 +319,16 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     }
 }
 
-/// A provider that panics in chosen calls. `alloc_run` panics before it gets a page, `free_run` after it has
-/// lost the page.
+/// A provider that panics in chosen calls. `alloc_run` panics before it has got a page. `free_run` panics
+/// after it has lost the page.
 #[derive(Debug, Default)]
 struct PanickingPages {
     out: AtomicUsize,
-    /// In which call from now on it panics: 1 is the next call, 0 means none.
+    /// The number of the call that panics, counted from now: 1 is the next call, and 0 means that none
+    /// panics.
     at: AtomicUsize,
     always: AtomicBool,
-    /// Runs that were lost on purpose. They are kept reachable, so that leak checkers do not report them.
+    /// The runs that were lost on purpose. They are kept here, so that leak checkers do not report them.
     lost: Mutex<Vec<PageRun>>,
 }
 
@@ -351,7 +352,7 @@ unsafe impl PageProvider for PanickingPages {
 
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
         if self.step() {
-            // A panic that prints nothing.
+            // This panic prints nothing.
             resume_unwind(Box::new("alloc_run"));
         }
         let run = HeapPages::new().alloc_run(pages)?;
@@ -365,7 +366,7 @@ unsafe impl PageProvider for PanickingPages {
             self.lost.lock().unwrap().push(run);
             resume_unwind(Box::new("free_run"));
         }
-        // SAFETY: the run is from a `HeapPages`, and the caller gives it up.
+        // SAFETY: the run comes from a `HeapPages`, and the caller gives it up.
         unsafe { HeapPages::new().free_run(run) };
     }
 
@@ -387,7 +388,7 @@ unsafe impl PageProvider for PanickingPages {
 impl Drop for PanickingPages {
     fn drop(&mut self) {
         for run in self.lost.get_mut().unwrap().drain(..) {
-            // SAFETY: the run is from a `HeapPages`, and its pool gave it up.
+            // SAFETY: the run comes from a `HeapPages`, and its pool has given it up.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -420,7 +421,7 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                 5 if !live.is_empty() => {
                     let (handle, _) = live.swap_remove(rng.below(live.len()));
                     let guard = pool.obj_read_begin(handle).unwrap();
-                    // Frees the object, whether the provider takes the page or panics.
+                    // This must free the object, whether the provider takes the page or panics.
                     drop(panics(|| pool.free(handle)));
                     drop(guard);
                 }
@@ -432,7 +433,7 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                             Evicted::Evicted
                         })
                     }));
-                    // A panic may have prevented the free of the last object.
+                    // A panic may have prevented the last object from being freed.
                     live.retain(|(handle, _)| pool.obj_read_begin(*handle).is_ok());
                 }
                 _ if !live.is_empty() => {
@@ -458,8 +459,8 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
     assert!(seen > 0, "no panic ever lost a page");
 }
 
-/// The callback panics. While that panic unwinds, reclaim returns the page, and the provider panics, too. The
-/// second panic is dropped, the first propagates, and nothing stays locked.
+/// The callback panics. While that panic unwinds, reclaim returns the page, and the provider panics, too.
+/// The second panic is dropped, the first propagates, and nothing stays locked.
 pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -481,7 +482,7 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
         assert!(pages.lost() > round, "the provider did not panic");
         assert_eq!((charged(&budget, &*pool), pages.out.load(SeqCst)), (0, 0));
     }
-    // A panic drops a write guard. This returns a page, and the provider panics, too.
+    // A panic drops a write guard. The drop returns a page, and the provider panics, too.
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _write = pool.malloc(4000).unwrap();
         pages.always.store(true, SeqCst);
@@ -494,8 +495,8 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     check(&*pool, &[(kept, 7)]);
 }
 
-/// Readers left several objects. If the provider panics when the first is freed, a later call frees the
-/// others.
+/// Readers have left several objects to the pool. If the provider panics when the first of them is freed, a
+/// later call must free the others.
 pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let pool = build(pages.clone(), None);
@@ -518,7 +519,7 @@ pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     assert_eq!((pool.total_pages(), pages.out.load(SeqCst), pages.lost()), (0, 0, 2));
 }
 
-/// A dropped pool returns every page, even if the provider panics when it gets one.
+/// A pool that is dropped returns every page, even if the provider panics whenever it gets one.
 pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -543,7 +544,7 @@ pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     assert_eq!(pages.lost(), 10, "each page goes to the provider once");
 }
 
-/// Makes each of the functions above a `#[test]` of a pool.
+/// Makes a `#[test]` of each of the functions above, for one pool.
 macro_rules! pool_tests {
     ($build:expr; $($test:ident)*) => {
         $(#[test]

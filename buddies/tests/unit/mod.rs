@@ -1,4 +1,5 @@
-//! Unit tests of a pool. zbud and z3fold share them through `unit_tests!`, each with its own layout.
+//! Unit tests of a pool. zbud and z3fold share them through the macro `unit_tests!`, each with its own
+//! layout.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use zpool_api::handle::MAX_GENERATION;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// Makes a pool whose slots begin with this generation.
+/// Makes a pool in which the first object of each slot has this generation.
 pub(crate) fn starting_at<L: Layout<N>, const N: usize>(
     provider: Arc<dyn PageProvider>,
     generation: u32,
@@ -29,7 +30,7 @@ pub(crate) fn a_slot_is_retired_when_its_generations_are_used_up<L: Layout<N>, c
     for handle in &seen {
         assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
     }
-    // A slot has 4 generations: a page number is used 4 times and then retired.
+    // A slot has four generations here. So each page number is used four times and then never again.
     assert_eq!(pool.page_numbers_for_test(), 10);
     assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
 }
@@ -46,7 +47,7 @@ pub(crate) fn too_many_readers_is_an_error_that_passes<L: Layout<N>, const N: us
     assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
 }
 
-/// Makes each of the functions above a `#[test]` of a layout.
+/// Makes a `#[test]` of each of the functions above, for one layout.
 macro_rules! unit_tests {
     ($layout:ty, $buddies:literal) => {
         #[test]

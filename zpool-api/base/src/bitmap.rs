@@ -1,13 +1,13 @@
 //! A set of taken numbers: a bitmap with summary levels. It finds the lowest free number in six steps,
 //! however many numbers are taken.
 //!
-//! Bit `n` of level 0 is set while number `n` is taken. In each level above, bit `n` is set while word `n` of
-//! the level below is all ones. A missing word counts as 0, so a level grows only when a higher number is
-//! taken. Then `try_reserve` doubles it.
+//! In level 0, bit `n` is set if number `n` is taken. In each level above, bit `n` is set if all bits of
+//! word `n` of the level below are set. A word that does not exist counts as 0. So a level grows only when
+//! a higher number is taken; then `try_reserve` doubles it.
 
 use std::collections::TryReserveError;
 
-/// Six levels suffice: 64^6 exceeds 2^32, the number of `u32`s.
+/// Number of levels. Six suffice, because 64^6 exceeds 2^32, the number of `u32`s.
 const LEVELS: usize = 6;
 
 /// A set of numbers below 2^32.
@@ -30,7 +30,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// Returns the lowest free number, or one above `u32::MAX` if all are taken.
+    /// Returns the lowest free number, or 2^32 if all numbers are taken.
     pub fn lowest(&self) -> u64 {
         let mut at = 0;
         for level in self.levels.iter().rev() {
@@ -43,7 +43,7 @@ impl Bitmap {
     /// Takes the lowest free number and returns it. Returns `None` if all numbers below `capacity` are taken.
     ///
     /// # Errors
-    /// The allocator's refusal to grow a level. Then no number has been taken.
+    /// The allocator's error if it refuses to grow a level. Then no number has been taken.
     pub fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
         if self.count == capacity {
             return Ok(None);
@@ -57,10 +57,10 @@ impl Bitmap {
         Ok(Some(number))
     }
 
-    /// Reserves memory for taking `number` and every number below it.
+    /// Reserves memory, so that `number` and every lower number can be taken without allocating.
     ///
     /// # Errors
-    /// The allocator's refusal to grow a level.
+    /// The allocator's error if it refuses to grow a level.
     pub fn reserve(&mut self, number: u32) -> Result<(), TryReserveError> {
         let mut word_of = number as usize;
         for level in &mut self.levels {
@@ -70,7 +70,7 @@ impl Bitmap {
         Ok(())
     }
 
-    /// Takes `number`, which must be free. Allocates if memory for it was not reserved.
+    /// Takes `number`, which must be free. Allocates if memory for it has not been reserved.
     pub fn set(&mut self, number: u32) {
         let mut bit_of = number as usize;
         for level in &mut self.levels {
@@ -87,7 +87,7 @@ impl Bitmap {
         self.count += 1;
     }
 
-    /// Frees a number and returns true. If it is free already, returns false and changes nothing.
+    /// Frees `number` and returns true. If it is already free, changes nothing and returns false.
     pub fn clear(&mut self, number: u32) -> bool {
         let mut bit_of = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {
@@ -108,12 +108,12 @@ impl Bitmap {
         true
     }
 
-    /// How many numbers are taken.
+    /// Returns how many numbers are taken.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Heap bytes of the levels.
+    /// Returns the heap bytes of all levels.
     pub fn memory_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
     }
@@ -126,7 +126,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     impl Bitmap {
-        /// A set of the first `count` numbers, as if they were taken one after another.
+        /// Makes the set that results from taking `count` numbers one after another.
         fn filled(count: u64) -> Bitmap {
             let mut bitmap = Bitmap { count, ..Bitmap::default() };
             let mut bits = count as usize;
@@ -147,7 +147,7 @@ mod tests {
         let (mut bitmap, mut rng) = (Bitmap::default(), Rng::new(1));
         let mut free: BTreeSet<u32> = (0..capacity).collect();
         for step in 0..steps {
-            // Fills up first, then takes and frees at every level of fullness.
+            // First fills the set. Then takes and frees numbers at random.
             if step < steps / 3 || rng.below(1000) < 300 + 700 * (step % 7) / 7 {
                 assert_eq!(bitmap.take(u64::from(capacity)).unwrap(), free.pop_first());
             } else {
@@ -179,8 +179,8 @@ mod tests {
         }
     }
 
-    /// Frees and takes the first and the last number in turn. A search that scanned all 2^22 words between
-    /// them each time would never finish.
+    /// Frees and takes the first and the last number in turn. If the search scanned the 2^22 words between
+    /// them each time, the test would never finish.
     #[test]
     #[cfg_attr(miri, ignore = "32 MiB of bitmap")]
     fn the_ends_of_a_full_device_are_found_without_a_walk_between_them() {

@@ -1,4 +1,4 @@
-//! Panics of user code (devices, codecs, backends). They count as input: they become errors.
+//! Panics of user code (devices, codecs, backends) become errors, like any other bad input.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -10,10 +10,10 @@ use crate::unwind::caught;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Panicked;
 
-/// Calls user code and returns its result.
+/// Calls user code and returns its result. A panic becomes an error.
 ///
 /// # Errors
-/// [`Panicked`] if it panics.
+/// [`Panicked`] if the call panics.
 ///
 /// ```
 /// use zpool_base::contained::{Panicked, contain};
@@ -26,7 +26,7 @@ pub fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     caught(call).ok_or(Panicked)
 }
 
-/// A user's value. If its destructor panics, the drop of this wrapper ends the panic.
+/// A user's value. If the value's destructor panics, the panic ends in the drop of this wrapper.
 pub struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
@@ -65,8 +65,9 @@ impl<T: Clone> Clone for Contained<T> {
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let value = &mut self.0;
-        // A panic is ignored: there is nobody to report it to. SAFETY: dropped once, in the wrapper's own
-        // drop, and not used afterwards.
+        // A panic is ignored, because there is nobody to report it to.
+        //
+        // SAFETY: the value is dropped once, in the wrapper's own drop, and not used afterwards.
         let _ = contain(|| unsafe { ManuallyDrop::drop(value) });
     }
 }
@@ -85,7 +86,7 @@ mod tests {
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            // A payload without memory: a second panic's payload is leaked.
+            // The payload has no size, since the payload of a second panic is leaked.
             std::panic::resume_unwind(Box::new(()));
         }
     }

@@ -1,9 +1,10 @@
-//! A number that threads change and read, and that publishes nothing.
+//! A number that threads change and read, but that orders no other memory access.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A count, a figure or a setting. Every access is Relaxed: a reader learns the number and nothing about the
-/// writer's other writes. Always std's atomic, not loom's, because no modelled protocol depends on it.
+/// A count, a figure or a setting that threads share. Every access is Relaxed: a reader learns the number,
+/// and nothing about other writes of the thread that wrote it. The atomic is always std's, not loom's,
+/// because no protocol under a model depends on it.
 ///
 /// ```
 /// let pages = zpool_base::counter::Counter::new(1);
@@ -15,27 +16,27 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// A counter that starts at `n`.
+    /// Makes a counter that starts at `n`.
     pub const fn new(n: u64) -> Self {
         Counter(AtomicU64::new(n))
     }
 
-    /// Adds `n`. Wraps around.
+    /// Adds `n`. Wraps around at the top.
     #[inline]
     pub fn add(&self, n: u64) {
-        // Relaxed, here and in every method: the type's contract promises no more.
+        // Relaxed, here and in every method: the type promises no order of memory accesses.
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Subtracts `n` and returns the previous value. Wraps around below 0; if another thread adds the amount
-    /// afterwards, the sum is right again.
+    /// Subtracts `n` and returns the previous value. Wraps around below 0. If another thread adds the
+    /// missing amount later, the number is right again.
     #[inline]
     pub fn sub(&self, n: u64) -> u64 {
         // Relaxed: as in `add`.
         self.0.fetch_sub(n, Ordering::Relaxed)
     }
 
-    /// The current value.
+    /// Returns the current value.
     #[inline]
     pub fn get(&self) -> u64 {
         // Relaxed: as in `add`.
@@ -49,7 +50,8 @@ impl Counter {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Raises the number to `n` if it is smaller. Otherwise writes nothing, so that writers rarely contend.
+    /// Raises the number to `n` if it is smaller. Otherwise writes nothing, so that threads rarely contend
+    /// for the cache line.
     #[inline]
     pub fn raise(&self, n: u64) {
         if n > self.get() {
@@ -58,8 +60,8 @@ impl Counter {
         }
     }
 
-    /// Replaces the value by the one that `change` returns, and returns true. If `change` returns `None`,
-    /// changes nothing and returns false. May call `change` several times.
+    /// Replaces the value with the one that `change` returns for it, and returns true. If `change` returns
+    /// `None`, changes nothing and returns false. May call `change` more than once.
     #[inline]
     pub fn change(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
         // Relaxed: as in `add`.

@@ -1,15 +1,16 @@
-//! Which process this is: distinguishes a child after `fork` from its parent.
+//! Identifies the process, so that a child after `fork` is distinguished from its parent.
 //!
-//! A child has a copy of every object of its parent, but only the thread that forked. If another thread held
-//! a lock, that lock stays held for ever. A file, a device or shared memory behind an object still belongs to
-//! the parent. So an object works only in the process that made it. In any other process its drop leaks, and
-//! every other call is an error. [`Maker`] remembers the process that made an object, and [`Leaked`] does the
-//! leaking.
+//! A child has a copy of every object of its parent. But it has only one of the parent's threads, the one
+//! that forked. If another thread held a lock, the copy of this lock stays locked for ever. A file, a
+//! device or shared memory behind an object still belongs to the parent. So an object works only in the
+//! process that made it. In any other process, dropping the object leaks it, and every other call fails.
+//! [`Maker`] remembers the process that made an object. [`Leaked`] is a value that leaks when any other
+//! process drops it.
 //!
-//! A number identifies the process. It is in a page that the kernel clears in every child (`MADV_WIPEONFORK`,
-//! Linux 4.14), so a check costs one load. A child that finds 0 there takes the next number of a counter that
-//! it inherited, so no process has the number of one of its ancestors. On other Unix systems each check reads
-//! the process id.
+//! A number identifies the process. It is stored in a page that the kernel clears in every child
+//! (`MADV_WIPEONFORK`, Linux 4.14), so checking it costs one load. A child that finds 0 there takes the
+//! next number of a counter that it has inherited. So no process has the number of one of its ancestors.
+//! Without such a page, on older kernels and other Unix systems, each check reads the process id.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -27,27 +28,27 @@ use crate::sync::MODEL;
 pub struct Maker(u64);
 
 impl Maker {
-    /// Returns the process in which it is called.
+    /// Returns the process that calls this.
     #[inline]
     pub fn here() -> Self {
         Maker(generation())
     }
 
-    /// Whether it is called in that process, and not in a child of it.
+    /// Whether the caller is the process that this value stands for, and not a child of it.
     #[inline]
     pub fn is_here(self) -> bool {
         generation() == self.0
     }
 }
 
-/// Returns the number of this process. It is constant under loom, where models have one process.
+/// Returns the number of this process. Under loom it is constant, because a model has only one process.
 #[inline]
 fn generation() -> u64 {
     if MODEL { 1 } else { imp::generation() }
 }
 
-/// A value whose destructor runs only in the process that made it. In any other process, dropping it leaks.
-/// Derefs to the value.
+/// A value whose destructor runs only in the process that made the value. If another process drops it, the
+/// value leaks. Derefs to the value.
 ///
 /// ```
 /// use zpool_base::fork::Leaked;
@@ -66,13 +67,13 @@ impl<T> Leaked<T> {
         Leaked { value: ManuallyDrop::new(value), maker: Maker::here() }
     }
 
-    /// Whether this process made it.
+    /// Whether the calling process made this value.
     #[inline]
     pub fn is_here(&self) -> bool {
         self.maker.is_here()
     }
 
-    /// Returns the value itself, whichever process made it.
+    /// Returns the wrapped value, whichever process made it.
     pub fn into_inner(self) -> T {
         let mut whole = ManuallyDrop::new(self);
         // SAFETY: the value is taken only once, because `whole` is neither used nor dropped afterwards.
@@ -89,7 +90,7 @@ impl<T: Default> Default for Leaked<T> {
 impl<T> Drop for Leaked<T> {
     fn drop(&mut self) {
         if self.is_here() {
-            // SAFETY: the value is dropped only here; `ManuallyDrop` does not drop it.
+            // SAFETY: the value is dropped only here, because `ManuallyDrop` does not drop it.
             unsafe { ManuallyDrop::drop(&mut self.value) };
         }
     }
@@ -119,28 +120,28 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
-    // Always std's, not loom's: they are no part of any modelled protocol.
+    // Always the types of std, not of loom: no protocol under a model depends on them.
     use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
     const BYTES: usize = 65536;
 
-    /// Numbers taken in this process and its ancestors.
+    /// How many numbers this process and its ancestors have taken.
     static FORKS: AtomicU64 = AtomicU64::new(0);
-    /// A word in a page that is zero in each new child. Points to [`NONE`] if the kernel has no such pages,
-    /// and is null before the first call.
+    /// The word that holds this process's number, in a page that is cleared in each new child. Null before
+    /// the first call. Points to [`NONE`] if the kernel has no such pages.
     static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
-    /// The id of the last process that asked, for kernels without such a page.
+    /// The id of the last process that called this. Only used if the kernel has no such pages.
     static LAST: AtomicU64 = AtomicU64::new(0);
-    /// Means that the kernel has no such pages. Always 0.
+    /// Always 0. `PAGE` points here if the kernel has no such pages.
     static NONE: AtomicU64 = AtomicU64::new(0);
 
     #[inline]
     pub(super) fn generation() -> u64 {
         let page = PAGE.load(Ordering::SeqCst);
-        // SAFETY: `page` is null, `NONE` or a mapping. A mapping is never unmapped after it was stored in
-        // `PAGE`.
+        // SAFETY: `page` is null, or points to `NONE` or into a mapping. Once a mapping is stored in
+        // `PAGE`, it is never unmapped.
         match unsafe { page.as_ref() } {
             Some(word) => match word.load(Ordering::SeqCst) {
                 0 => renew(word),
@@ -172,7 +173,7 @@ mod imp {
         let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
         let lost = PAGE.compare_exchange(null_mut(), mapped, order, failed).is_err();
         if lost && !ptr::eq(mapped, &raw const NONE) {
-            // SAFETY: mapped just now by this thread, and known to nobody else.
+            // SAFETY: this thread made the mapping just now, and no other thread knows it.
             let _ = unsafe { munmap(mapped.cast(), BYTES) };
         }
         generation()
@@ -180,11 +181,11 @@ mod imp {
 
     fn map() -> Option<NonNull<u8>> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at an address that the system chooses: it replaces none.
+        // SAFETY: the system chooses the address of a new mapping, so it replaces no other one.
         let page = unsafe { mmap_anonymous(null_mut(), BYTES, access, flags) }.ok()?;
-        // SAFETY: the mapping is this call's own; the advice changes nothing in this process.
+        // SAFETY: this call made the mapping, and the advice changes nothing in this process.
         if unsafe { madvise(page, BYTES, Advice::LinuxWipeOnFork) }.is_err() {
-            // SAFETY: as above.
+            // SAFETY: this call made the mapping, and nobody else knows it.
             let _ = unsafe { munmap(page, BYTES) };
             return None;
         }
@@ -208,7 +209,7 @@ mod imp {
     }
 }
 
-/// For systems without `fork`, and for Miri.
+/// For Miri and for systems without `fork`: there is only one process.
 #[cfg(any(not(unix), miri))]
 mod imp {
     #[inline(always)]

@@ -2,19 +2,19 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`sync`] | the only place that knows whether std's or loom's threads and atomics are in use |
+//! | [`sync`] | mutexes, atomics and threads, of std or of the model checker loom |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
-//! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
-//! | [`zeroed`] | a table of atomics whose memory returns to the system group by group |
-//! | [`numbers`], [`bitmap`] | which elements of such a table are in use; the lowest free number |
+//! | [`stable`] | a growing table whose elements never move; any index may be looked up at any time |
+//! | [`zeroed`] | a table of atomics; the memory of a group of elements can return to the system |
+//! | [`numbers`], [`bitmap`] | keep track of which elements of such a table are in use; find the lowest free number |
 //! | `mapping` | on Linux: anonymous memory, and the system calls that map and release it |
-//! | [`counter`] | a number that publishes nothing |
+//! | [`counter`] | a number that threads share; reading it orders no other memory access |
 //! | [`prefetch`] | hints to the processor about memory that will be read soon |
-//! | [`fork`] | distinguishes a child after `fork` from its parent |
-//! | [`unwind`] | panics in user code and in destructors |
-//! | [`contained`] | such panics as a `Result`; values whose destructor may panic |
+//! | [`fork`] | tells a child after `fork` from its parent |
+//! | [`unwind`] | ends panics of user code and of destructors |
+//! | [`contained`] | turns panics of user code into a `Result`; wraps values whose destructor may panic |
 //!
-//! This crate exists only for its sibling crates. Any of it may change in any version.
+//! This crate exists only for its sibling crates. Anything in it may change in any version.
 //!
 //! ```
 //! use zpool_base::stable::StableTable;

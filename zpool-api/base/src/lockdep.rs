@@ -1,35 +1,36 @@
 //! A small lockdep: debug builds check at run time that locks are taken in order and that no thread sleeps
 //! under a lock.
 //!
-//! Locks have ranks, outermost first (docs/locking.md): [`Rank::Entry`] → [`Rank::Pool`] → [`Rank::Zspage`] →
-//! [`Rank::Structure`] → [`Rank::Leaf`]. A thread may take a lock only if its rank is greater (further in)
-//! than the rank of every lock that the thread holds. A function that may block calls [`might_sleep`], which
-//! panics if the thread holds a ranked lock. A per-CPU compression context has no rank, because its holder
-//! may sleep. Taking one may block, so the thread must hold no ranked lock.
+//! Each lock has a rank (docs/locking.md). The ranks are, from the outermost in: [`Rank::Entry`] →
+//! [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Structure`] → [`Rank::Leaf`]. A thread may take a lock only
+//! if its rank is greater (further in) than the rank of every lock that the thread holds. A function that
+//! may block calls [`might_sleep`], which panics if the thread holds a ranked lock. A per-CPU compression
+//! context has no rank, because its holder may sleep. Taking such a context may block, so the thread must
+//! hold no ranked lock.
 //!
-//! In release builds, and under loom (whose threads share one thread-local), all of this compiles to
-//! nothing.
+//! All of this compiles to nothing in release builds. The same is true under loom, because its threads
+//! share one thread-local.
 
 use crate::sync::LOCKDEP;
 
-/// A lock's place in the order. A greater rank is further in.
+/// The place of a lock in the lock order. A greater rank is further in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
 pub enum Rank {
     /// The lock bit of a page store's entry.
     Entry = 1,
-    /// A backend's lists: zbud's pool lock, zsmalloc's class lock.
+    /// The lock of a backend's lists, for instance zbud's pool lock or zsmalloc's class lock.
     Pool = 2,
-    /// A z3fold page. (No thread waits for a zspage's lock.)
+    /// The lock of a z3fold page. No thread waits for a zspage's lock.
     Zspage = 3,
-    /// The structure of a store's index: its nodes, not its entries.
+    /// The lock of the structure of a store's index. It guards the nodes, not the entries.
     Structure = 4,
-    /// Locks under which no other lock is taken: growth of tables, the provider's cache, free places,
-    /// z3fold's lists.
+    /// A lock under which no other lock is taken. Such locks guard the growth of tables, the provider's
+    /// cache, free places and z3fold's lists.
     Leaf = 5,
 }
 
-/// Records that the thread holds a lock of this rank. Drop it together with the lock.
+/// Records that the thread holds a lock of some rank. Drop it together with the lock's guard.
 #[must_use = "the rank counts as held only while this lives"]
 #[derive(Debug)]
 pub struct Held(Rank);
@@ -37,8 +38,8 @@ pub struct Held(Rank);
 /// Records that the calling thread takes a lock of `rank`. Call it just before taking the lock.
 ///
 /// # Panics
-/// In debug builds, if the thread holds a lock of the same or an inner rank. That is a bug in the caller; no
-/// input causes it.
+/// In debug builds, panics if the thread holds a lock of the same rank or of one further in. That is a bug
+/// in the caller; no input causes it.
 ///
 /// ```
 /// use zpool_base::lockdep::{Rank, acquire, might_sleep};
@@ -59,7 +60,7 @@ pub fn acquire(rank: Rank) -> Held {
 /// Declares that the caller may block: in a system call, in user code, or waiting for another thread.
 ///
 /// # Panics
-/// In debug builds, if the thread holds a ranked lock. That is a bug in the caller.
+/// In debug builds, panics if the thread holds a ranked lock. That is a bug in the caller.
 #[inline]
 pub fn might_sleep(what: &str) {
     if LOCKDEP {
@@ -81,9 +82,9 @@ mod checks {
     use std::cell::Cell;
 
     thread_local! {
-        /// A bit for each rank that the thread holds. One bit suffices, because a thread holds no rank twice.
-        /// A vector would allocate, but locks are also taken where a failing allocation must not abort the
-        /// process.
+        /// One bit for each rank that the thread holds. One bit is enough, because a thread never holds two
+        /// locks of one rank. A vector would have to allocate, and locks are also taken where a failed
+        /// allocation must not abort the process.
         static HELD: Cell<u8> = const { Cell::new(0) };
     }
 
@@ -93,14 +94,14 @@ mod checks {
         1 << rank as u8
     }
 
-    /// Returns the innermost rank in `held`.
+    /// Returns the innermost rank in `held`, or `None` if `held` is empty.
     fn innermost(held: u8) -> Option<Rank> {
         RANKS.into_iter().rev().find(|rank| held & bit(*rank) != 0)
     }
 
     pub(super) fn push(rank: Rank) {
-        // When a thread ends, the destructor of another thread-local may take a lock after `HELD` is gone.
-        // Then nothing is checked.
+        // While a thread ends, the destructor of another thread-local may take a lock although `HELD` is
+        // gone already. Then nothing is checked.
         let _ = HELD.try_with(|held| {
             let innermost = innermost(held.get());
             debug_assert!(

@@ -1,12 +1,12 @@
 //! Anonymous memory, and the system calls that map and release it.
 //!
-//! Releasing memory may block, so it must not happen under a lock. `might_sleep` checks it.
+//! Releasing memory may block, so it must not be done under a lock. `might_sleep` checks this.
 //!
 //! # Locked memory
-//! After `mlockall(MCL_FUTURE)` the system locks each new mapping, and so backs all its pages immediately. To
-//! avoid that, memory is mapped without access, which backs nothing. If it turns out to be locked, it is
-//! locked again with `MLOCK_ONFAULT` before it is made accessible. From then on, each page is backed and
-//! locked on first touch.
+//! After `mlockall(MCL_FUTURE)`, the system locks each new mapping, and so backs all its pages immediately.
+//! To avoid this, memory is mapped without access at first: the system does not back such pages. Then, if
+//! the mapping turns out to be locked, it is locked again with `MLOCK_ONFAULT` before it is made
+//! accessible. After that, each page is backed and locked only when it is first touched.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -18,8 +18,8 @@ use rustix::mm::{
 
 use crate::lockdep::might_sleep;
 
-/// A private anonymous mapping, unmapped on drop. Its owner must drop it only after all use of its bytes has
-/// ended. `Send`.
+/// A private anonymous mapping. It is unmapped when it is dropped. Its owner may drop it only after all use
+/// of its bytes has ended. `Send`.
 ///
 /// ```
 /// use zpool_base::mapping::Mapping;
@@ -36,33 +36,33 @@ pub struct Mapping {
     locked: bool,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread, and `Mapping` is its only owner.
+// SAFETY: a mapping belongs to the process, not to a thread, and only this value owns it.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Reserves `len` bytes of address space. They have no memory and are not accessible yet.
+    /// Reserves `len` bytes of address space. They have no memory yet and cannot be accessed yet.
     ///
     /// # Errors
     /// The error of `mmap`, usually `NOMEM`.
     pub fn closed(len: usize) -> Result<Mapping, Errno> {
-        // No access, so that nothing is backed even if the process locks its memory.
+        // Without access, no page is backed even if the process locks its memory.
         let access = ProtFlags::empty();
-        // If NORESERVE were not set, a system that limits overcommit would charge the untouched pages too.
+        // Without NORESERVE, a system that limits overcommit would charge the untouched pages, too.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address that the system chooses: it replaces none.
+        // SAFETY: the system chooses the address of a new mapping, so it replaces no other one.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags) }?;
         let start = NonNull::new(start).ok_or(Errno::NOMEM)?;
         Ok(Mapping { start, len, locked: false })
     }
 
-    /// Makes the mapping accessible. All its bytes are zero. A page is backed on first touch, and then also
-    /// locked if the process locks its memory.
+    /// Makes the mapping accessible. All its bytes are zero. Each page is backed when it is first touched.
+    /// If the process locks its memory, the page is then also locked.
     ///
     /// # Errors
     /// The error of `mlock2` or `mprotect`, usually `AGAIN` or `NOMEM` from locking.
     pub fn opened(mut self) -> Result<Mapping, Errno> {
-        // The system refuses this advice for locked memory, so it shows whether the memory is locked. It has
-        // no other effect, because no page is backed yet.
+        // The system refuses this advice for locked memory, so the answer shows whether the memory is
+        // locked. The advice has no other effect here, because no page is backed yet.
         self.locked = self.advise(Advice::LinuxDontNeed) == Err(Errno::INVAL);
         if self.locked {
             // SAFETY: the range is this mapping, and locking changes no byte.
@@ -74,10 +74,10 @@ impl Mapping {
         Ok(self)
     }
 
-    /// Allows or forbids huge pages. A kernel built without them rejects the advice; this error is ignored.
+    /// Allows or forbids huge pages for the mapping. Does nothing on a kernel without huge pages.
     ///
     /// # Errors
-    /// The error of `madvise`, except `INVAL`.
+    /// The error of `madvise`. `INVAL` is ignored, since a kernel without huge pages returns it.
     pub fn allow_huge_pages(&self, allow: bool) -> Result<(), Errno> {
         let advice = if allow { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
         match self.advise(advice) {
@@ -86,10 +86,10 @@ impl Mapping {
         }
     }
 
-    /// Excludes the mapping from children after `fork`.
+    /// Excludes the mapping from children: after `fork`, a child does not have it.
     ///
     /// # Errors
-    /// That of `madvise`.
+    /// The error of `madvise`.
     pub fn keep_from_children(&self) -> Result<(), Errno> {
         self.advise(Advice::LinuxDontFork)
     }
@@ -97,14 +97,15 @@ impl Mapping {
     /// Excludes the mapping from core dumps.
     ///
     /// # Errors
-    /// That of `madvise`.
+    /// The error of `madvise`.
     pub fn keep_out_of_dumps(&self) -> Result<(), Errno> {
         self.advise(Advice::LinuxDontDump)
     }
 
-    /// Gives the system advice that changes no bytes in use.
+    /// Gives the system advice about the mapping. The advice must not change bytes in use.
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the range is this whole mapping, and the callers' advice changes no bytes in use.
+        // SAFETY: the range is this whole mapping, and all callers give advice that changes no bytes in
+        // use.
         unsafe { madvise(self.start.as_ptr(), self.len, advice) }
     }
 
@@ -119,7 +120,7 @@ impl Mapping {
         self.len
     }
 
-    /// Whether each page is locked in memory on first touch.
+    /// Whether each page is locked in memory when it is first touched.
     pub fn is_locked(&self) -> bool {
         self.locked
     }
@@ -131,9 +132,9 @@ impl Drop for Mapping {
         // SAFETY: the owner drops the mapping only after all use of its bytes has ended.
         let unmapped = unsafe { munmap(self.start.as_ptr(), self.len) };
         if unmapped.is_err() {
-            // Unmapping can fail: it may split a mapping, which needs another descriptor in the system. Then
-            // the address space is lost, but the memory can still be returned. SAFETY: as above, nobody uses
-            // these bytes.
+            // Unmapping can fail: it may split a mapping in two, and then the system needs memory to
+            // describe the second part. In this case the address space is lost, but its memory can still be
+            // released. SAFETY: as above, nobody uses these bytes.
             let _ = unsafe { give_back(self.base(), self.len, self.locked) };
         }
     }
@@ -143,37 +144,37 @@ impl Drop for Mapping {
 /// memory. Blocks in the system, so do not call it under a lock.
 ///
 /// # Errors
-/// The error of `madvise`. Part of the memory may have gone nevertheless.
+/// The error of `madvise`. Part of the memory may have been released nevertheless.
 ///
 /// # Safety
-/// The range must lie in live mappings, and nobody may depend on its bytes. Afterwards each page is zero or
-/// unchanged.
+/// The range must lie in live mappings, and nobody may depend on its bytes. After the call, each page is
+/// zero or unchanged.
 pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
     might_sleep("giving pages back");
     let at = base.as_ptr().cast();
     if locked {
-        // SAFETY: as for the call below.
+        // SAFETY: as for the call at the end of this function.
         let gone = unsafe { madvise(at, len, Advice::LinuxDontneedLocked) };
         // Linux before 5.18 does not know this advice.
         if gone != Err(Errno::INVAL) {
             return gone;
         }
     }
-    // SAFETY: the pages are a private anonymous mapping, where the advice leaves the old bytes or
-    // zeros; the caller says that nobody depends on either.
+    // SAFETY: the pages belong to a private anonymous mapping, where the advice leaves either the old bytes
+    // or zeros. The caller promises that nobody depends on the bytes.
     unsafe { madvise(at, len, Advice::LinuxDontNeed) }
 }
 
-/// Returns the system's page size in bytes, 4096 to 65536. Returns 65536 even if pages are larger. No common
-/// build of Linux has larger pages; on such a system no memory could be released, and it would stay warm and
-/// counted.
+/// Returns the system's page size in bytes, 4096 to 65536. If the pages are larger, returns 65536. But no
+/// common build of Linux has larger pages. On such a system no memory could be released: it would stay warm
+/// and counted.
 ///
-/// Probes with advice about zero bytes: the system refuses it for an address that is not a multiple of the
-/// page size.
+/// Finds the size with advice about zero bytes: the system refuses the advice if the address is not a
+/// multiple of the page size.
 pub fn system_page_size() -> usize {
     let is_page_aligned = |address: &usize| {
         let nowhere = ptr::without_provenance_mut(*address);
-        // SAFETY: advice about zero bytes touches nothing.
+        // SAFETY: advice about zero bytes concerns no memory.
         unsafe { madvise(nowhere, 0, Advice::Normal) }.is_ok()
     };
     [4096, 8192, 16384, 32768].into_iter().find(is_page_aligned).unwrap_or(65536)

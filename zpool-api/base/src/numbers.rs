@@ -1,18 +1,21 @@
-//! Which numbers of a table are in use, and which groups of its elements have memory that nobody needs.
+//! Keeps track of which numbers of a table are in use, and of which groups of elements have memory that
+//! nobody needs.
 //!
-//! The table is a `ZeroedTable`, whose memory goes back to the system group by group. The lowest free number
-//! is taken first, so elements gather in few groups. One empty group is kept as the *spare*, so that an
-//! element that comes and goes does not cost a system call each time. Of two empty groups the higher one
-//! *leaves*: none of its numbers is taken until its memory has gone. Releasing memory is a system call, so
-//! the thread that emptied the group first releases the lock that guards these numbers.
+//! The table is a `ZeroedTable`, which can return the memory of a group of elements to the system. The
+//! lowest free number is always taken first, so that the elements in use gather in few groups.
+//!
+//! One empty group is kept as the *spare*, so that an element that comes and goes does not cost a system
+//! call each time. If a second group becomes empty, the higher of the two *leaves*: none of its numbers is
+//! taken until its memory has gone. Releasing memory is a system call. So the thread that emptied the group
+//! releases the lock over these numbers before it makes the call.
 
 use std::collections::TryReserveError;
 
 use crate::bitmap::Bitmap;
 use crate::sync::MODEL;
 
-/// Returns how many elements a group has: `elements`, or fewer under Miri and loom, where making or clearing
-/// a group writes every element.
+/// Returns the number of elements that a group should have. This is `elements`, or fewer under Miri and
+/// loom, where making or clearing a group writes every element.
 pub const fn group(elements: usize) -> usize {
     if MODEL {
         2
@@ -26,19 +29,19 @@ pub const fn group(elements: usize) -> usize {
 /// There is no memory for another element, or no free number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom {
-    /// Bytes that were refused. If all numbers are in use, the bytes of one element.
+    /// The number of bytes that were refused. If all numbers are in use, the bytes of one element.
     pub bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Group {
-    /// Numbers in use.
+    /// How many numbers of the group are in use.
     used: usize,
-    /// How many elements have memory: the first `touched` ones of the group.
+    /// How many elements of the group have memory. These are always the first ones.
     touched: usize,
 }
 
-/// The numbers of a table. Its user guards them with a lock.
+/// The numbers of a table, free or in use. Its owner guards it with a lock.
 ///
 /// ```
 /// use zpool_base::numbers::Numbers;
@@ -54,18 +57,18 @@ struct Group {
 pub struct Numbers {
     /// Elements per group.
     group: usize,
-    /// Bytes per element, including anything that belongs to it.
+    /// Bytes per element, including any data that belongs to the element elsewhere.
     each: usize,
-    /// How many numbers there are.
+    /// The count of numbers: all are below it.
     limit: usize,
     groups: Vec<Group>,
-    /// A bit for each number, set while the number is in use. Each group begins a new word.
+    /// One bit for each number, set while the number is in use. Each group begins in a new word.
     bits: Vec<u64>,
-    /// Groups from which no number is taken, because they are full or leaving.
+    /// Groups from which no number may be taken, because they are full or leaving.
     closed: Bitmap,
     spare: Option<usize>,
     leaving: Vec<usize>,
-    /// Elements that have memory.
+    /// How many elements have memory, in all groups.
     touched: usize,
 }
 
@@ -86,7 +89,7 @@ impl Numbers {
         }
     }
 
-    /// Returns the bytes of the elements that have memory, plus those of this bookkeeping.
+    /// Returns the bytes of all elements that have memory, plus the bytes of this bookkeeping.
     pub fn memory_bytes(&self) -> usize {
         self.touched * self.each
             + self.groups.capacity() * size_of::<Group>()
@@ -99,11 +102,11 @@ impl Numbers {
         self.group.div_ceil(64)
     }
 
-    /// Returns the lowest free number, which [`take`](Self::take) then takes. Reserves the memory that `take`
-    /// needs.
+    /// Returns the lowest free number, which the caller can then [`take`](Self::take). Reserves the memory
+    /// that `take` needs.
     ///
     /// # Errors
-    /// [`NoRoom`] if the allocator refuses that memory, or if all numbers are in use.
+    /// [`NoRoom`] if the allocator refuses this memory, or if all numbers are in use.
     pub fn lowest(&mut self) -> Result<u32, NoRoom> {
         let group = self.closed.lowest() as usize;
         if group >= self.groups.len() {
@@ -121,7 +124,7 @@ impl Numbers {
         number.ok_or(NoRoom { bytes: self.each })
     }
 
-    /// Reserves room for the next group, so that no later step allocates.
+    /// Reserves memory for the bookkeeping of one more group, so that no later step allocates.
     fn reserve_group(&mut self) -> Result<(), TryReserveError> {
         self.groups.try_reserve(1)?;
         self.bits.try_reserve(self.words())?;
@@ -153,10 +156,11 @@ impl Numbers {
         }
     }
 
-    /// Frees a number.
+    /// Frees a number. If this empties its group, the group becomes the spare, or one of the two empty
+    /// groups leaves.
     ///
     /// # Panics
-    /// If the number is not in use.
+    /// Panics if the number is not in use.
     pub fn free(&mut self, number: u32) {
         let (group, within) = self.place(number);
         let word = group * self.words() + within / 64;
@@ -182,18 +186,19 @@ impl Numbers {
         }
     }
 
-    /// Whether any group waits to leave.
+    /// Whether any group waits for its memory to be released.
     pub fn any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// Returns a group that waits to leave, or `None`. The caller releases its memory and then calls
-    /// [`has_left`](Self::has_left).
+    /// Removes a group from those that wait for their memory to be released, and returns it. Returns `None`
+    /// if none waits. The caller releases the group's memory and then calls [`has_left`](Self::has_left).
     pub fn next_leaving(&mut self) -> Option<usize> {
         self.leaving.pop()
     }
 
-    /// Lets the numbers of a group be taken again after it left. `gone` says whether its memory was released.
+    /// Allows the numbers of a group to be taken again, after it has left. `gone` says whether its memory
+    /// was really released.
     pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {
@@ -201,13 +206,12 @@ impl Numbers {
         }
     }
 
-    /// Returns how many elements have memory. That includes free ones: in groups in use, in the spare group
-    /// and in groups that leave.
+    /// Returns how many elements have memory. Free elements count, too, if they have memory.
     pub fn touched(&self) -> usize {
         self.touched
     }
 
-    /// How many numbers are in use.
+    /// Returns how many numbers are in use.
     pub fn used(&self) -> usize {
         self.groups.iter().map(|group| group.used).sum()
     }
@@ -229,7 +233,7 @@ mod tests {
         number
     }
 
-    /// Lets every leaving group go, and returns them.
+    /// Lets all leaving groups go, and returns them.
     fn leave(numbers: &mut Numbers) -> Vec<usize> {
         let left: Vec<usize> = core::iter::from_fn(|| numbers.next_leaving()).collect();
         left.iter().for_each(|group| numbers.has_left(*group, true));
@@ -280,7 +284,7 @@ mod tests {
         assert_eq!(nodes(&numbers), 120);
         (4..8).for_each(|number| numbers.free(number));
         assert!(!numbers.any_leaving(), "the first empty group is the spare");
-        // It is used again, and empty again, without a system call.
+        // The spare group is used and becomes empty again, without a system call.
         assert_eq!(take(&mut numbers), 4);
         numbers.free(4);
         (8..11).for_each(|number| numbers.free(number));

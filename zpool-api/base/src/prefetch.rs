@@ -1,13 +1,13 @@
 //! Prefetch: hints to the processor about memory that will be read soon.
 //!
-//! Nothing depends on these hints. On architectures other than `x86_64` and `aarch64`, and under Miri, they
-//! do nothing. They never fault, and no program can observe them as reads.
+//! No result depends on these hints. They never fault, and they do not count as reads. They do nothing
+//! under Miri and on architectures other than `x86_64` and `aarch64`.
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Requests all cache lines of `bytes`, which will soon be read from the start. Hardware prefetching starts
-/// too late for a few hundred bytes at a random address.
+/// Requests all cache lines of `bytes`, which will soon be read from start to end. The processor's own
+/// prefetching starts too late for a few hundred bytes at a random address.
 ///
 /// ```
 /// let object = [7u8; 300];
@@ -17,13 +17,13 @@ const LINE: usize = 64;
 /// ```
 #[inline]
 pub fn read_soon(bytes: &[u8]) {
-    // This loop takes four instructions per line; an iterator of slices takes seven.
+    // This loop takes four instructions per line; an iterator over slices would take seven.
     let mut at = 0;
     while at < bytes.len() {
         hint(bytes.as_ptr().wrapping_add(at));
         at += LINE;
     }
-    // Bytes that do not begin at a line's start may end in one more line.
+    // If `bytes` does not start at a line's start, its end may lie in one more line.
     if let Some(last) = bytes.last() {
         hint(last);
     }
@@ -40,14 +40,14 @@ fn hint(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; it is part of SSE,
-        // which every x86-64 processor has.
+        // SAFETY: a prefetch neither reads nor faults, whatever the address. It is part of SSE, which every
+        // x86-64 processor has.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     {
-        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; the assembly
-        // changes no register.
+        // SAFETY: a prefetch neither reads nor faults, whatever the address. The assembly changes no
+        // register.
         unsafe {
             core::arch::asm!(
                 "prfm pldl1keep, [{line}]",

@@ -1,16 +1,16 @@
-//! A table that only grows, with elements that never move: type-stable memory for descriptors.
+//! A table that only grows. Its elements never move, so that descriptors always stay valid.
 //!
-//! Any index may be looked up at any time, without a lock. An index that was never pushed gives `None`. So a
-//! pool can accept any u64 as a handle. A reader may keep a reference to a descriptor that is being recycled,
-//! because the memory always holds a valid `T`.
+//! Any index may be looked up at any time, without a lock. An index at which nothing was pushed gives
+//! `None`. So a pool can accept any u64 as a handle. A reader may keep a reference to a descriptor while
+//! another thread reuses the descriptor, because its memory always holds a valid `T`.
 //!
-//! Elements live in buckets of 32, 64, 128, ... so that an index's leading bits give its bucket and no
-//! element is ever copied. A bucket is allocated as a whole, but touched element by element, so the system
-//! backs only the part in use.
+//! Elements live in buckets of 32, 64, 128, ... elements. So the leading bits of an index give its bucket,
+//! and no element is ever copied. A bucket is allocated as a whole, but its elements are touched one by
+//! one. So the system backs only the part in use.
 //!
 //! Locks: `push` takes the table's own mutex, a leaf. Invariant: elements `0..len` are initialised. `push`
-//! writes the element and its bucket's pointer before it stores `len` (Release). So a look-up that loads
-//! `len` (Acquire) sees both.
+//! writes the element and the pointer of its bucket before it stores `len` (Release). So a look-up that
+//! loads `len` (Acquire) sees both.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -23,29 +23,29 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{MODEL, Mutex};
 
 const FIRST_BUCKET_BITS: u32 = 5;
-/// Buckets of 2^5, 2^6, ... elements. Together they have room for more than the 2^32 - 32 elements of the
-/// largest table. Fewer under loom, which tracks each pointer.
+/// The number of buckets. They have 2^5, 2^6, ... elements, and together room for more than the 2^32 - 32
+/// elements of the largest table. Loom tracks each pointer, so there are fewer under it.
 const BUCKETS: usize = if MODEL { 2 } else { 28 };
 
-/// Why [`StableTable::push`] could not add an element.
+/// The reason why a table could not add an element or make room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// The limit given to [`StableTable::with_limit`] is reached.
+    /// The table has as many elements as its limit allows.
     #[error("the table holds its limit of {limit} elements")]
     Full {
-        /// The limit.
+        /// The limit of the table. For a [`ZeroedTable`](crate::zeroed::ZeroedTable), the refused index.
         limit: usize,
     },
-    /// The allocator refused a bucket.
+    /// The memory for another bucket was refused.
     #[error("no memory for {bytes} more bytes of table; free memory and retry")]
     NoMemory {
-        /// Bytes refused.
+        /// Bytes that were refused.
         bytes: usize,
     },
 }
 
-/// A grow-only table of `T`, indexed by `u32`. `Send` and `Sync` if `T` is both.
+/// A table of `T` that only grows and is indexed by `u32`. `Send` and `Sync` if `T` is both.
 ///
 /// ```
 /// use zpool_base::stable::StableTable;
@@ -58,20 +58,21 @@ pub enum TableError {
 /// ```
 pub struct StableTable<T> {
     buckets: [AtomicPtr<T>; BUCKETS],
-    /// Initialised elements, for look-ups.
+    /// The number of initialised elements, for look-ups.
     len: AtomicUsize,
-    /// The same number, for `push`; a leaf lock.
+    /// The same number, for `push`. The mutex is a leaf lock.
     grow: Mutex<usize>,
     limit: usize,
     owns: PhantomData<T>,
 }
 
-// SAFETY: the table owns its elements. They are reachable only as `&T`, and dropping the table drops them.
+// SAFETY: the table owns its elements. They can be reached only as `&T`, and dropping the table drops them.
 unsafe impl<T: Send> Send for StableTable<T> {}
-// SAFETY: `&StableTable<T>` gives out `&T` and takes `T` by value in `push`.
+// SAFETY: `&StableTable<T>` only gives out `&T`, and takes `T` by value in `push`.
 unsafe impl<T: Send + Sync> Sync for StableTable<T> {}
 
-/// Returns the bucket of an index, and the offset in that bucket.
+/// Returns the number of the bucket that holds the element at `index`, and the element's offset in that
+/// bucket.
 fn place(index: usize) -> (usize, usize) {
     let shifted = index + (1 << FIRST_BUCKET_BITS);
     let top = usize::BITS - 1 - shifted.leading_zeros();
@@ -90,10 +91,10 @@ impl<T> StableTable<T> {
         Self::with_limit(usize::MAX)
     }
 
-    /// Makes an empty table for `limit` elements at most. Allocates nothing yet.
+    /// Makes an empty table for up to `limit` elements. Allocates nothing yet.
     ///
     /// # Panics
-    /// At compile time, if `T` is zero-sized.
+    /// Fails to compile if `T` is zero-sized.
     pub fn with_limit(limit: usize) -> Self {
         const { assert!(size_of::<T>() > 0) };
         let most = (0..BUCKETS as u32)
@@ -107,10 +108,10 @@ impl<T> StableTable<T> {
         }
     }
 
-    /// Returns the number of elements, which never decreases.
+    /// Returns the number of elements. It never decreases.
     #[inline]
     pub fn len(&self) -> usize {
-        // Acquire pairs with the Release in `push`: elements below the number read are complete.
+        // Acquire pairs with the Release in `push`: all elements below the number read are complete.
         self.len.load(Ordering::Acquire)
     }
 
@@ -119,12 +120,12 @@ impl<T> StableTable<T> {
         self.len() == 0
     }
 
-    /// Bytes of the elements pushed so far.
+    /// Returns the bytes of all elements pushed so far.
     pub fn memory_bytes(&self) -> usize {
         self.len() * size_of::<T>()
     }
 
-    /// Returns the element at `index`, or `None` if none was pushed there. Wait-free.
+    /// Returns the element at `index`, or `None` if nothing was pushed there yet. Wait-free.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
@@ -132,11 +133,11 @@ impl<T> StableTable<T> {
             return None;
         }
         let (bucket, offset) = place(index);
-        // Relaxed: the pointer was stored before the `len` that `len()` acquired, and never changes.
+        // Relaxed: the pointer was stored before the `len` that `len()` acquired, and it never changes.
         let base = NonNull::new(self.buckets.get(bucket)?.load(Ordering::Relaxed))?;
         // SAFETY: `place` returns an offset that is inside the bucket.
         let element = unsafe { base.add(offset) };
-        // SAFETY: elements below `len` are initialised, never moved, and shared only as `&T` until
+        // SAFETY: elements below `len` are initialised and never move. They are shared only as `&T` until
         // the table is dropped (module invariant).
         Some(unsafe { element.as_ref() })
     }
@@ -155,8 +156,8 @@ impl<T> StableTable<T> {
     /// once per bucket, under the table's own mutex.
     ///
     /// # Errors
-    /// Those of [`push`](Self::push). Elements that were added before the error stay in the table, although
-    /// the caller does not learn their indices. So add only a few at a time.
+    /// Those of [`push`](Self::push). Elements that were added before the error stay in the table, but the
+    /// caller does not learn their indices. So add only a few at a time.
     ///
     /// ```
     /// use zpool_base::stable::StableTable;
@@ -182,7 +183,7 @@ impl<T> StableTable<T> {
             return Err(TableError::Full { limit: self.limit });
         }
         let (bucket, offset) = place(len);
-        // Relaxed: the pointer is only written under `grow`, which is held.
+        // Relaxed: the pointer is written only under `grow`, and this thread holds that lock.
         let mut base = self.buckets[bucket].load(Ordering::Relaxed);
         if base.is_null() {
             let layout = bucket_layout::<T>(bucket)?;
@@ -191,7 +192,7 @@ impl<T> StableTable<T> {
             if base.is_null() {
                 return Err(TableError::NoMemory { bytes: layout.size() });
             }
-            // Relaxed: published by the Release store of `len` below.
+            // Relaxed: the Release store of `len` below publishes the pointer.
             self.buckets[bucket].store(base, Ordering::Relaxed);
         }
         // SAFETY: `place` returns an offset that is inside the bucket.
@@ -205,7 +206,7 @@ impl<T> StableTable<T> {
         Ok(len as u32)
     }
 
-    /// All elements, in order of index.
+    /// Returns all elements, in the order of their indices.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         (0..self.len() as u32).filter_map(|i| self.get(i))
     }
@@ -233,7 +234,7 @@ impl<T> Drop for StableTable<T> {
             // SAFETY: the first `count` elements are initialised (module invariant), and they are dropped
             // only here.
             unsafe { core::ptr::drop_in_place(elements) };
-            // SAFETY: allocated in `push_locked` with the same layout.
+            // SAFETY: `push_locked` allocated the memory with the same layout.
             unsafe { dealloc(base.cast(), layout) };
         }
     }
@@ -299,7 +300,7 @@ mod tests {
             next += 1;
             next
         };
-        // The extension crosses the end of a bucket.
+        // The extension crosses from one bucket into the next.
         assert_eq!(table.extend(40, &mut count), Ok(1));
         assert_eq!(table.extend(3, &mut count), Ok(41));
         let seen: Vec<i32> = table.iter().copied().collect();
@@ -372,8 +373,8 @@ mod loom_tests {
     use crate::sync::Watched;
     use loom::sync::Arc;
 
-    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: then the reader's access
-    /// is not ordered after the write of the element.
+    /// If the store of `len` in `push` or the load in `len()` were Relaxed, this model would fail: the
+    /// reader's access would not be ordered after the write of the element.
     #[test]
     fn loom_get_sees_what_push_published() {
         loom::model(|| {

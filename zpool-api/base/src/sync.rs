@@ -1,27 +1,27 @@
-//! The only place that knows whether std's or loom's threads and atomics are in use.
+//! Mutexes, atomics and threads of std or loom. No other module knows which of the two is in use.
 //!
-//! Backends take their locks and atomics from here, so that the same code runs in a program and under the
-//! model checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic does not poison it.
-//! Wherever user code could panic under a lock of these crates, the data is valid, so the next holder may
-//! continue.
+//! Backends take their locks and atomics from here. So the same code runs in a program and under the model
+//! checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic does not poison it. Whenever
+//! user code may panic under a lock of these crates, the data under the lock is valid, so the next holder
+//! may continue.
 
-/// Whether this build runs under the model checker. Tables are smaller there, because the checker tracks
-/// every atomic at a cost.
+/// Whether this build runs under the model checker. Tables are smaller there, because the checker has to
+/// track every atomic.
 pub const MODEL: bool = cfg!(loom);
 
-/// Whether the lock order is checked at run time. It is in debug builds, except under the model checker,
-/// whose threads share one thread-local.
+/// Whether the lock order is checked at run time. This is so in debug builds, except under the model
+/// checker, where all threads share one thread-local.
 pub(crate) const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 
 #[cfg(not(loom))]
 mod imp {
     pub use std::sync::atomic;
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
-    /// A cell whose accesses the model checker watches. Empty in this build, which runs without the checker.
+    /// A cell whose accesses the model checker watches. In this build, without the checker, it is empty.
     #[derive(Debug, Default)]
     pub struct Watched(());
     impl Watched {
-        /// A new cell.
+        /// Makes a new cell.
         pub const fn new() -> Self {
             Watched(())
         }
@@ -42,11 +42,12 @@ mod imp {
 mod imp {
     pub use loom::sync::atomic;
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
-    /// A cell whose accesses the model checker watches: an unordered read and write fail the model.
+    /// A cell whose accesses the model checker watches. If a read and a write of it are not ordered, the
+    /// model fails.
     #[derive(Debug)]
     pub struct Watched(loom::cell::UnsafeCell<u32>);
-    // SAFETY: only the volatile accesses below touch the cell's plain number; loom runs its threads in
-    // turn and reports unordered accesses, so sharing the cell cannot race.
+    // SAFETY: only the volatile accesses below touch the cell's number. Loom runs one thread at a time and
+    // reports accesses that are not ordered, so sharing the cell causes no data race.
     unsafe impl Sync for Watched {}
     impl Default for Watched {
         fn default() -> Self {
@@ -54,22 +55,24 @@ mod imp {
         }
     }
     impl Watched {
-        /// A new cell.
+        /// Makes a new cell.
         pub fn new() -> Self {
             Watched(loom::cell::UnsafeCell::new(0))
         }
         /// Records a read of the memory that this cell stands for.
         pub fn read(&self) {
-            // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
+            // SAFETY: the pointer is to the cell's own number and valid in the closure. Loom checks that no
+            // write is concurrent.
             self.0.with(|p| unsafe { p.read_volatile() });
         }
         /// Records a write to the memory that this cell stands for.
         pub fn write(&self) {
-            // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
+            // SAFETY: the pointer is to the cell's own number and valid in the closure. Loom checks that no
+            // access is concurrent.
             self.0.with_mut(|p| unsafe { p.write_volatile(0) });
         }
     }
-    /// Lets another thread run. Loom learns from it that this thread waits for another.
+    /// Lets another thread run. It shows loom that this thread waits for another one.
     pub fn yield_now() {
         loom::thread::yield_now();
     }
@@ -94,17 +97,17 @@ pub struct Mutex<T>(imp::Mutex<T>);
 pub struct MutexGuard<'a, T>(imp::MutexGuard<'a, T>);
 
 impl<T> Mutex<T> {
-    /// A new, unlocked mutex.
+    /// Makes a new, unlocked mutex.
     pub fn new(value: T) -> Self {
         Mutex(imp::Mutex::new(value))
     }
 
-    /// Waits for the mutex and locks it. Another thread's panic never makes this call panic.
+    /// Waits for the mutex and locks it. Does not panic if another thread panicked while it held the mutex.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Locks the mutex if it is free, else returns `None`. Never blocks.
+    /// Locks the mutex if it is free. Otherwise returns `None`. Never blocks.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(MutexGuard(guard)),
@@ -121,18 +124,18 @@ impl<T> Mutex<T> {
 pub struct Condvar(imp::Condvar);
 
 impl Condvar {
-    /// A new condition variable.
+    /// Makes a new condition variable.
     pub fn new() -> Self {
         Condvar(imp::Condvar::new())
     }
 
-    /// Releases the mutex, sleeps until it is woken, and takes the mutex again. May also wake without a
-    /// reason.
+    /// Releases the mutex, sleeps until woken, and locks the mutex again. May also return without having
+    /// been woken.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         MutexGuard(self.0.wait(guard.0).unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Wakes all waiters.
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
@@ -151,10 +154,10 @@ impl<T> core::ops::DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A small deterministic random source for tests; no test takes a seed from outside.
+/// A small deterministic source of random numbers for tests. Tests always use fixed seeds.
 #[doc(hidden)]
 pub mod test_rng {
-    /// xorshift64*; the constants are Vigna's.
+    /// The generator xorshift64*, with Vigna's constants.
     #[derive(Debug, Clone)]
     pub struct Rng(u64);
 
@@ -168,7 +171,7 @@ pub mod test_rng {
             rng
         }
 
-        /// The next 64 bits.
+        /// Returns the next 64 bits.
         #[expect(clippy::should_implement_trait, reason = "an endless source, not an iterator")]
         pub fn next(&mut self) -> u64 {
             self.0 ^= self.0 >> 12;
@@ -177,7 +180,7 @@ pub mod test_rng {
             self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
         }
 
-        /// A number below `bound`, which must not be 0.
+        /// Returns a number below `bound`, which must not be 0.
         pub fn below(&mut self, bound: usize) -> usize {
             ((self.next() >> 11) % bound as u64) as usize
         }

@@ -1,14 +1,14 @@
-//! Panics in code that is not ours: codecs, devices and backends. They may also panic in their destructors,
-//! where a second panic would abort the process.
+//! Panics of foreign code, such as codecs, devices and backends. Foreign code may also panic in a
+//! destructor, and a second panic there would abort the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs `call` and returns its result, or `None` if it panicked. Works even in a destructor that runs because
-/// of a panic.
+/// Runs `call` and returns its result. Returns `None` if `call` panicked. Also works in a destructor that
+/// runs because of a panic.
 ///
-/// Drops the payload of the panic. If the payload's destructor panics too, leaks the payload of that second
-/// panic.
+/// Drops the payload of the panic. If the payload's destructor panics in turn, the payload of this second
+/// panic is leaked.
 ///
 /// ```
 /// use zpool_base::unwind::caught;
@@ -17,12 +17,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// ```
 #[inline]
 pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
-    // Unwind-safe: `None` means to the caller that whatever `call` borrowed may be half changed.
+    // Unwind-safe: whatever `call` borrowed may be half changed, and `None` informs the caller of that.
     catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// Drops `value` and returns true, or false if its destructor panicked. After a panic, unwinding drops the
-/// value's remaining fields.
+/// Drops `value` and returns true. Returns false if its destructor panicked; then unwinding still drops the
+/// other fields of the value.
 ///
 /// ```
 /// assert!(zpool_base::unwind::dropped(vec![1]));
@@ -31,8 +31,8 @@ pub fn dropped<T>(value: T) -> bool {
     caught(|| drop(value)).is_some()
 }
 
-/// Runs the work of a destructor. A panic in it propagates, unless the thread is unwinding already. In that
-/// case the new panic is dropped, and the first one continues.
+/// Runs the work of a destructor. If `work` panics, the panic propagates, unless the thread is already
+/// unwinding. In that case the new panic is dropped, and the first one continues.
 ///
 /// ```
 /// use std::panic::{catch_unwind, panic_any};
@@ -59,8 +59,8 @@ pub fn in_destructor(work: impl FnOnce()) {
     }
 }
 
-/// Runs several pieces of work like [`in_destructor`]. Each runs even if others panic. After the last one,
-/// the first panic propagates.
+/// Runs each of `works`, even if others panic. At the end, the first panic propagates as described at
+/// [`in_destructor`]; the other panics are dropped.
 pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     let mut first = None;
     for work in works {
@@ -76,7 +76,8 @@ pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     }
 }
 
-/// Drops the payload of a panic. If its destructor panics, leaks the payload of that second panic.
+/// Drops the payload of a panic. If the payload's destructor panics, the payload of this second panic is
+/// leaked.
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -88,7 +89,7 @@ fn drop_payload(payload: Box<dyn Any + Send>) {
 mod tests {
     use super::*;
 
-    /// Has no size, so leaking it leaks no memory.
+    /// A payload whose destructor panics. It has no size, so leaking it leaks no memory.
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {

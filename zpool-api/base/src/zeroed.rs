@@ -1,20 +1,23 @@
-//! A table of atomics that start as zeros. Parts of it can become zeros again: type-stable memory that goes
-//! back to the system.
+//! A table of atomics that start as zeros and can become zeros again, so that their memory can return to
+//! the system.
 //!
-//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. A
-//! [`stable`] table keeps its elements for ever. Here the owner gives back the memory of a *group* of
-//! elements when it does not need them, even while other threads still access them. A late reader finds
-//! zeros. A late write brings back a page, which is zero except for that write. So an element consists only
-//! of atomics. The owner must ensure that zeros mean "nothing", and that a late access writes only by
-//! compare-exchange, which fails if it does not find the value that it expects.
+//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. But a
+//! [`stable`] table keeps the memory of its elements for ever. Here the elements form *groups*, and the
+//! owner can give back the memory of a group that it does not need. It may do so even while other threads
+//! still access the elements:
+//! * A late read finds zeros.
+//! * A late write brings back a page of zeros, in which only the written bytes differ.
+//!
+//! So an element may consist only of atomics. Zeros must mean "nothing" to the owner's code. And a late
+//! access may write only by compare-exchange: it fails if it finds zeros where it expects another value.
 //!
 //! Elements live in buckets of 1, 2, 4, ... groups. Each bucket is one mapping, which the system backs page
-//! by page on first touch. Under Miri, under the model checker and on systems other than Linux, buckets are
-//! on the heap. There, giving a group back only clears it and keeps its memory.
+//! by page when the pages are first touched. Under Miri, under the model checker and on systems other than
+//! Linux, buckets are on the heap. There, giving a group back only clears it; its memory stays.
 //!
-//! Locks: `make` and `give_back` take the table's own mutex, a leaf. Invariant: a bucket's pointer is stored
-//! (Release) after the bucket's memory holds valid elements. The memory holds valid elements until the table
-//! is dropped.
+//! Locks: `make` and `give_back` take the table's own mutex, a leaf. Invariant: a bucket's pointer is
+//! stored (Release) after the bucket's memory holds valid elements. From then on, the memory holds valid
+//! elements until the table is dropped.
 //!
 //! [`stable`]: crate::stable
 
@@ -30,22 +33,23 @@ use crate::sync::{MODEL, Mutex};
 
 /// Whether elements are on the heap.
 const HEAP: bool = MODEL || cfg!(miri) || !cfg!(target_os = "linux");
-/// Enough for 2^32 - 16 elements in groups of 16, the smallest, and for every u32 index in larger groups.
-/// Fewer under loom, which tracks each pointer.
+/// The number of buckets. It is enough for 2^32 - 16 elements in groups of 16, the smallest, and for every
+/// u32 index in larger groups. Loom tracks each pointer, so there are fewer under it.
 const BUCKETS: usize = if MODEL { 3 } else { 28 };
-/// A group's size is a multiple of this many bytes, the smallest page of any system.
+/// A group's size in bytes must be a multiple of this number, the size of the smallest page of any system.
 const SMALL_PAGE: usize = 4096;
 
-/// A type that may live in memory that becomes zeros at any moment.
+/// A type that may live in memory that can become zeros at any moment.
 ///
 /// # Safety
-/// Zero bytes must be a valid value, and [`zeroed`](Self::zeroed) must return it. Every byte that is not
-/// padding must lie in an atomic. Except under the model checker, the type must not need drop.
+/// A value of zero bytes must be valid, and [`zeroed`](Self::zeroed) must return such a value. Every byte
+/// that is not padding must belong to an atomic. Except under the model checker, the type must not need
+/// drop.
 pub unsafe trait Zeroed: Send + Sync {
-    /// Returns a value that is all zeros.
+    /// Returns a value whose bytes are all zero.
     fn zeroed() -> Self;
 
-    /// Stores zeros, one atomic after another.
+    /// Sets the value to zeros, one atomic after another.
     fn zero(&self);
 }
 
@@ -57,25 +61,25 @@ unsafe impl Zeroed for AtomicU32 {
 
     fn zero(&self) {
         // Release pairs with the Acquire of a reader that finds this zero: the reader sees everything that
-        // was written before it. Where memory is really given back, the system's change of the page tables
-        // gives the same order.
+        // was written before it. Where memory is really given back, there is no such store; the system's
+        // change of the page tables gives the same order.
         self.store(0, Ordering::Release);
     }
 }
 
-// SAFETY: as above.
+// SAFETY: the type is an atomic number, for which all byte patterns are valid.
 unsafe impl Zeroed for AtomicU64 {
     fn zeroed() -> Self {
         AtomicU64::new(0)
     }
 
     fn zero(&self) {
-        // Release: as above.
+        // Release: pairs as in `AtomicU32::zero`.
         self.store(0, Ordering::Release);
     }
 }
 
-// SAFETY: its elements are `Zeroed`, and an array has no bytes between them.
+// SAFETY: its elements are `Zeroed`, and an array has no other bytes.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     fn zeroed() -> Self {
         core::array::from_fn(|_| T::zeroed())
@@ -86,7 +90,7 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     }
 }
 
-// SAFETY: its fields are `Zeroed`, and any bytes between them are padding.
+// SAFETY: its fields are `Zeroed`, and all other bytes are padding.
 unsafe impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {
     fn zeroed() -> Self {
         (A::zeroed(), B::zeroed())
@@ -98,7 +102,7 @@ unsafe impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: its fields are `Zeroed`, and all other bytes are padding.
 unsafe impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {
     fn zeroed() -> Self {
         (A::zeroed(), B::zeroed(), C::zeroed())
@@ -111,11 +115,12 @@ unsafe impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {
     }
 }
 
-/// The memory of a bucket.
+/// Owns the memory of a bucket.
 enum Bucket<T> {
     #[cfg(target_os = "linux")]
     Mapped(Mapping),
-    /// Until it is dropped, its elements are accessed only through the bucket's pointer.
+    /// Elements on the heap. Until the vector is dropped, they are accessed only through the bucket's
+    /// pointer.
     Heap(#[expect(dead_code, reason = "it owns what the pointer leads to")] Vec<T>),
 }
 
@@ -134,7 +139,8 @@ impl<T: Zeroed> Bucket<T> {
             return Self::on_the_heap(count);
         }
         let mapping = Mapping::closed(bytes).and_then(Mapping::opened).ok()?;
-        // The table counts and releases small pages. Huge pages would make larger ones resident.
+        // The table counts and releases memory in small pages. With huge pages, more memory would become
+        // resident.
         let _ = mapping.allow_huge_pages(false);
         let base = mapping.base().cast().as_ptr();
         Some((Bucket::Mapped(mapping), base))
@@ -146,13 +152,13 @@ impl<T: Zeroed> Bucket<T> {
     }
 }
 
-/// A table of up to 2^32 - 16 elements, in groups of `GROUP` elements. `GROUP` must be a power of two and at
-/// least 16. On a system with pages larger than 4096 bytes, groups are larger by the same factor. `Send` and
-/// `Sync`.
+/// A table of up to 2^32 - 16 elements, in groups of `GROUP` elements. `GROUP` must be a power of two and
+/// at least 16. If the system's pages are larger than 4096 bytes, groups are larger by the same factor.
+/// `Send` and `Sync`.
 ///
 /// # Panics
-/// At compile time, if a group's size is not a multiple of 4096 bytes (not checked under Miri and the model
-/// checker), or if elements need drop.
+/// Fails to compile if the size of a group is not a multiple of 4096 bytes, or if elements need drop. Under
+/// Miri, under the model checker and on systems other than Linux, these two are not checked.
 ///
 /// ```
 /// use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -171,18 +177,18 @@ pub struct ZeroedTable<T, const GROUP: usize> {
     buckets: [AtomicPtr<T>; BUCKETS],
     /// Base-2 logarithm of the number of elements per group.
     group_bits: u32,
-    /// The buckets' memory, in order. The mutex is a leaf lock.
+    /// The memory of all buckets, in order. The mutex is a leaf lock.
     grow: Mutex<Vec<Bucket<T>>>,
 }
 
-// SAFETY: the table owns its elements. They are reachable only as `&T`, and `Zeroed` requires `Send` and
+// SAFETY: the table owns its elements. They can be reached only as `&T`, and `Zeroed` requires `Send` and
 // `Sync`.
 unsafe impl<T: Zeroed, const GROUP: usize> Send for ZeroedTable<T, GROUP> {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl<T: Zeroed, const GROUP: usize> Sync for ZeroedTable<T, GROUP> {}
 
 impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
-    /// An empty table, without memory for elements yet.
+    /// Makes an empty table, without memory for elements yet.
     pub fn new() -> Self {
         const {
             assert!(size_of::<T>() > 0 && GROUP.is_power_of_two());
@@ -196,7 +202,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         }
     }
 
-    /// Returns the system's page size in units of 4096 bytes; always 1 for elements on the heap.
+    /// Returns the system's page size in units of 4096 bytes. Returns 1 if elements are on the heap.
     #[cfg(target_os = "linux")]
     fn larger_pages() -> usize {
         if HEAP || cfg!(target_arch = "x86_64") {
@@ -217,14 +223,15 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         1 << self.group_bits()
     }
 
-    /// Returns the base-2 logarithm of [`group`](Self::group). On x86-64, which has only one page size, it is
-    /// a compile-time constant, which makes look-ups short.
+    /// Returns the base-2 logarithm of [`group`](Self::group). On x86-64, which has only one page size, it
+    /// is known at compile time. That makes look-ups short.
     #[inline]
     fn group_bits(&self) -> u32 {
         if cfg!(target_arch = "x86_64") { const { GROUP.ilog2() } } else { self.group_bits }
     }
 
-    /// Returns the bucket of an index, and the offset in that bucket.
+    /// Returns the number of the bucket that holds the element at `index`, and the element's offset in that
+    /// bucket.
     #[inline]
     fn place(&self, index: u32) -> (usize, usize) {
         let shifted = index as usize + self.group();
@@ -232,35 +239,35 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         ((top - self.group_bits()) as usize, shifted - (1 << top))
     }
 
-    /// Returns the element at `index`, or `None` if its bucket was not made yet. Wait-free.
+    /// Returns the element at `index`, or `None` if its bucket does not exist yet. Wait-free.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let (bucket, offset) = self.place(index);
-        // Acquire pairs with the Release of `make`: the bucket's elements are initialised.
+        // Acquire pairs with the Release of `make`, so the bucket's elements are initialised.
         let base = self.buckets.get(bucket)?.load(Ordering::Acquire);
         if base.is_null() {
             return None;
         }
         // SAFETY: `place` returns an offset that is inside the bucket.
         let element = unsafe { base.add(offset) };
-        // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (module invariant).
-        // The elements are atomics and shared only as `&T`. The zeros that `give_back` leaves are a valid
-        // value (`Zeroed`).
+        // SAFETY: a bucket that has a pointer holds valid elements until the table is dropped (module
+        // invariant). The elements are atomics and shared only as `&T`. Zeros, which `give_back` leaves,
+        // are a valid value (`Zeroed`).
         Some(unsafe { &*element })
     }
 
-    /// Makes the bucket of the element at `index`, if it does not exist. The system backs the element on
-    /// first touch. Buckets are made in order, so call it for the lowest index for which [`get`](Self::get)
-    /// returns `None`. May map address space, under the table's own mutex.
+    /// Makes the bucket for the element at `index`, unless the bucket exists. The system backs the element
+    /// with memory when it is first touched. Buckets are made in order. So call this for the lowest index
+    /// for which [`get`](Self::get) returns `None`. May map address space, under the table's own mutex.
     ///
     /// # Errors
-    /// [`TableError::NoMemory`] if the system refuses the bucket, [`TableError::Full`] if the index is past
-    /// the last bucket that a table can have, or past the next bucket to make.
+    /// [`TableError::NoMemory`] if the system refuses memory for the bucket. [`TableError::Full`] if a
+    /// table cannot have a bucket for `index`, or if a bucket before it does not exist yet.
     pub fn make(&self, index: u32) -> Result<(), TableError> {
         let (bucket, _) = self.place(index);
         let full = TableError::Full { limit: index as usize };
         let pointer = self.buckets.get(bucket).ok_or(full)?;
-        // Relaxed: only tests whether the bucket exists.
+        // Relaxed: the load only tests whether the bucket exists.
         if !pointer.load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
@@ -283,10 +290,10 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         Ok(())
     }
 
-    /// Makes every element of a group zero, returns the memory to the system, and returns true. Group `g`
-    /// begins with element `g * self.group()`. Returns false if the group's bucket was not made yet. Also
-    /// returns false if the system refuses, as Linux before 5.18 does for locked pages; then each element is
-    /// zero or unchanged. Blocks in the system, so do not call it under a lock.
+    /// Sets every element of a group to zeros, returns the group's memory to the system, and returns true.
+    /// Group `g` begins with element `g * self.group()`. Returns false if the group's bucket does not exist
+    /// yet. Also returns false if the system refuses, as Linux before 5.18 does for locked pages. Then each
+    /// element is zero or unchanged. Blocks in the system, so do not call it under a lock.
     pub fn give_back(&self, group: usize) -> bool {
         let first = group.checked_mul(self.group()).and_then(|first| u32::try_from(first).ok());
         let Some(first) = first.filter(|first| self.get(*first).is_some()) else { return false };
@@ -310,7 +317,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         };
         // SAFETY: `place` returns an offset that is inside the bucket.
         let at = unsafe { base.add(offset * size_of::<T>()) };
-        // SAFETY: the bytes are whole system pages of a live bucket. Each byte is padding or part of an
+        // SAFETY: the bytes are whole system pages of a live bucket. Each byte is padding or belongs to an
         // atomic that may become zero at any moment (`Zeroed`).
         unsafe { mapping::give_back(at, self.group() * size_of::<T>(), locked) }.is_ok()
     }
@@ -345,7 +352,7 @@ mod tests {
     };
 
     type Node = (AtomicU64, [AtomicU32; 3], [AtomicU64; 2]);
-    /// 40 bytes: 512 of them are five pages.
+    /// A node has 40 bytes, so a group of 512 nodes has five pages of 4096 bytes.
     type Table = ZeroedTable<Node, 512>;
 
     fn fill(node: &Node, with: u64) {
@@ -451,7 +458,7 @@ mod tests {
         reader.join().unwrap();
     }
 
-    /// Resident pages of a table's first group.
+    /// Returns the number of resident pages of a table's first group.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn resident(table: &Table) -> usize {
         use std::os::unix::fs::FileExt;
@@ -484,7 +491,7 @@ mod tests {
         );
         assert!(table.give_back(0));
         assert_eq!(resident(&table), 0);
-        // A read does not make the page resident: the system maps its shared page of zeros.
+        // A read does not make the page resident: the system maps its shared page of zeros instead.
         assert!(holds(table.get(5).unwrap(), 0));
     }
 }

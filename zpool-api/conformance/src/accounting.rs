@@ -1,4 +1,4 @@
-//! Accounting: counts are exact after every step and return to zero.
+//! Accounting: counts are exact after every step, and are zero in the end.
 
 use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size, fill};
@@ -58,7 +58,7 @@ pub(super) fn emptied_pool_holds_nothing(rig: &Rig<'_>) {
         fixture.assert_empty();
     }
     model.close(fixture);
-    // A pool dropped with objects in it returns its pages, too.
+    // A pool that is dropped with objects in it must return its pages, too.
     let fixture = rig.fixture();
     let mut model = Model::new(43);
     fill(&fixture, &mut model, pick(200, 10));
@@ -97,7 +97,7 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(45);
     let mut rng = Rng::new(45);
-    // In an empty pool compaction is refused or frees nothing.
+    // Compaction of an empty pool frees nothing. A backend without compaction refuses it.
     assert_eq!(fixture.compact(), 0, "pages freed by compacting an empty pool");
     for _ in 0..pick(6, 1) {
         fill(&fixture, &mut model, pick(600, 24));
@@ -149,7 +149,7 @@ pub(super) fn migration_keeps_objects(rig: &Rig<'_>) {
             assert_eq!(done.left, 0, "zspages left (left) although nothing is being read");
             assert!(done.zspages > 0 && at(&fixture) != before, "nothing moved");
         }
-        // Without a page to move to, nothing is lost.
+        // If there is no page to move to, nothing may be lost.
         fixture.pages.limit_pages(fixture.pages.pages_out());
         if let Err(error) = fixture.pool.migrate() {
             let expected = if fixture.caps().migration {

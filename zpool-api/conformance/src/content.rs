@@ -1,17 +1,18 @@
-//! The content of the suite's objects. An object's bytes identify the object and its length.
+//! The content of the suite's objects. The bytes of an object identify the object and its length.
 //!
-//! A [`Mark`] is a number and a length in one word. The content begins with that word, if there is room, and
-//! continues with noise. The word determines where in the noise it continues. So the bytes alone show whether
-//! an object was shifted, cut, overwritten or mistaken for another.
+//! A [`Mark`] is one word that holds a number and a length. If there is room, the content of an object
+//! begins with this word. The rest is noise. It is copied from a table, and the word determines where in
+//! the table the copy begins. So the bytes alone show whether an object was shifted, cut, overwritten or
+//! mistaken for another one.
 
 use core::fmt;
 use std::sync::OnceLock;
 
 use zpool_base::sync::test_rng::Rng;
 
-/// Bits of the length in a mark. All objects are smaller than 1 MiB.
+/// The number of bits that hold the length in a mark. All objects are smaller than 1 MiB.
 const LEN_BITS: u32 = 20;
-/// The number of positions in the noise at which a content may start.
+/// The number of positions in the noise at which the content of an object may start.
 const STARTS: usize = 4096;
 const NOISE: usize = STARTS + 4096;
 
@@ -29,12 +30,13 @@ impl Mark {
         (self.0 & ((1 << LEN_BITS) - 1)) as usize
     }
 
-    /// Returns the mark with which an object begins; `None` if it has less than 8 bytes.
+    /// Returns the mark at the beginning of an object's bytes. Returns `None` if there are less than 8
+    /// bytes.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         bytes.first_chunk().map(|word| Mark(u64::from_le_bytes(*word)))
     }
 
-    /// Returns the mark's bits, mixed.
+    /// Returns a hash of the mark's bits.
     fn mixed(self) -> u64 {
         let mixed = (self.0 ^ (self.0 >> LEN_BITS)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         mixed ^ (mixed >> 29)

@@ -1,6 +1,6 @@
-//! The fixture of a check: a fresh pool over counted pages, and helpers that call it.
+//! The fixture of a check: a new pool over counted pages, with helpers that call it.
 //!
-//! The helpers assert whatever holds for every call. So a check contains only what is specific to it.
+//! The helpers assert what must hold for every call. So a check contains only what is specific to it.
 
 use core::sync::atomic::AtomicPtr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use zpool_api::{
 };
 use zpool_pages::FailingPages;
 
-/// The most pages that one object may keep from being freed: the longest run.
+/// The greatest number of pages that a single object may keep in use: the pages of the longest run.
 pub(super) const ONE_OBJECT_PAGES: usize = MAX_RUN_PAGES;
 
 /// Builds fixtures of one subject over one page provider.
@@ -31,13 +31,13 @@ impl<'s> Rig<'s> {
         self.subject.uses_pages()
     }
 
-    /// Builds a fresh pool.
+    /// Builds a new pool.
     pub(super) fn fixture(&self) -> Fixture {
         self.failing_fixture(0).unwrap_or_else(|error| panic!("no pool could be built: {error}"))
     }
 
-    /// Builds a fresh pool whose `n`-th page request fails. Requests that building the pool makes count, too.
-    /// 0 makes none fail.
+    /// Builds a new pool whose `n`-th page request fails. Requests that are made while the pool is built
+    /// count, too. If `n` is 0, no request fails.
     pub(super) fn failing_fixture(&self, n: u64) -> Result<Fixture, ZpoolError> {
         let pages = Arc::new(FailingPages::new(self.source.clone()));
         pages.fail_call(n);
@@ -49,7 +49,7 @@ impl<'s> Rig<'s> {
         Ok(Fixture { pool: built?, pages, uses_pages: self.uses_pages() })
     }
 
-    /// Builds a fresh pool. Returns `None` if the backend cannot reclaim.
+    /// Builds a new pool. Returns `None` if the backend cannot reclaim.
     pub(super) fn reclaiming_fixture(&self) -> Option<Fixture> {
         let fixture = self.fixture();
         fixture.caps().reclaim.then_some(fixture)
@@ -73,7 +73,7 @@ impl Fixture {
         self.caps().max_object_size
     }
 
-    /// Stores the content of `mark`.
+    /// Stores an object with the content of `mark`. Returns its handle.
     pub(super) fn store(&self, mark: Mark) -> Handle {
         match self.pool.malloc_from(&mark.content()) {
             Ok(handle) => {
@@ -88,7 +88,7 @@ impl Fixture {
         }
     }
 
-    /// Begins a read, checks the bytes and returns the guard.
+    /// Begins to read an object, checks its bytes and returns the guard.
     pub(super) fn read(&self, handle: Handle, mark: Mark) -> ObjRead<'_> {
         match self.pool.obj_read_begin(handle) {
             Ok(object) => {
@@ -99,7 +99,7 @@ impl Fixture {
         }
     }
 
-    /// Reads an object once.
+    /// Reads an object once and checks its bytes.
     pub(super) fn check(&self, handle: Handle, mark: Mark) {
         drop(self.read(handle, mark));
     }
@@ -122,8 +122,8 @@ impl Fixture {
         assert_invalid(handle, self.pool.free(handle));
     }
 
-    /// Compacts and returns the pages freed. If the pool cannot compact, asserts that it refuses, and returns
-    /// 0.
+    /// Compacts the pool and returns the number of pages freed. If the pool cannot compact, asserts that it
+    /// refuses, and returns 0.
     pub(super) fn compact(&self) -> usize {
         let result = self.pool.compact();
         if self.caps().compaction {
@@ -135,7 +135,7 @@ impl Fixture {
     }
 
     /// Migrates everything that can move. If the pool cannot migrate, asserts that it refuses, and returns
-    /// zeros.
+    /// a result of zeros.
     pub(super) fn migrate(&self) -> Migration {
         let result = self.pool.migrate();
         if self.caps().migration {
@@ -155,8 +155,8 @@ impl Fixture {
         }
     }
 
-    /// Asserts that the pool counts `objects` objects of `object_bytes` bytes, and that its figures fit
-    /// together. Returns them. No other thread may use the pool meanwhile.
+    /// Asserts that the pool counts `objects` objects with `object_bytes` bytes, and that its figures fit
+    /// together. Returns the figures. No other thread may use the pool at the same time.
     pub(super) fn assert_counts(&self, objects: usize, object_bytes: usize) -> ZpoolStats {
         let stats = self.pool.stats();
         assert_eq!(stats.objects, objects, "objects (left) in {stats:?}");
@@ -174,8 +174,8 @@ impl Fixture {
         stats
     }
 
-    /// Asserts that nothing is left in the pool. First calls `trim`, which frees the objects that readers
-    /// left.
+    /// Asserts that nothing is left in the pool. First calls `trim`, so that the pool frees the objects
+    /// that readers left to it.
     pub(super) fn assert_empty(&self) {
         self.pool.trim();
         let stats = self.assert_counts(0, 0);
@@ -183,14 +183,14 @@ impl Fixture {
         assert_eq!(stats.total_pages, 0, "pages of an empty pool");
     }
 
-    /// Asserts that the pool holds at most `most` pages, by its own count and by the provider's.
+    /// Asserts that the pool holds no more than `most` pages, both by its own count and by the provider's.
     pub(super) fn assert_pages_at_most(&self, most: usize, when: &str) {
         let (total, out) = (self.pool.total_pages(), self.pages.pages_out());
         assert!(total <= most, "{total} pages {when}, expected at most {most}");
         assert!(out <= most, "{out} pages out of the provider {when}, expected at most {most}");
     }
 
-    /// Ends a check: asserts that the pool is empty and returns every page when it is dropped.
+    /// Ends a check: asserts that the pool is empty, and that it returns every page when it is dropped.
     pub(super) fn close(self) {
         self.assert_empty();
         let Fixture { pool, pages, .. } = self;
@@ -216,20 +216,20 @@ pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
     }
 }
 
-/// Forgets a guard like `mem::forget`, but keeps a pointer to it in a static. The leak is intended, so leak
-/// checkers should not report it.
+/// Forgets a guard like `mem::forget`, but keeps a pointer to it in a static. So leak checkers do not
+/// report this leak, which is intended.
 pub(super) fn forget<T>(guard: T) {
     static FORGOTTEN: Mutex<Vec<AtomicPtr<()>>> = Mutex::new(Vec::new());
     let guard = Box::into_raw(Box::new(guard));
     lock(&FORGOTTEN).push(AtomicPtr::new(guard.cast()));
 }
 
-/// Locks the mutex even if a panic poisoned it. That panic is reported where it happened.
+/// Locks the mutex even if a panic has poisoned it. That panic is reported by the thread that panicked.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs each job on its own thread and waits for all of them. Propagates a panic of any job.
+/// Runs each job on its own thread and waits for all of them. If a job panicked, propagates the panic.
 pub(super) fn together<'a>(jobs: Vec<Box<dyn FnOnce() + Send + 'a>>) {
     std::thread::scope(|scope| {
         let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();

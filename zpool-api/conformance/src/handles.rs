@@ -1,4 +1,4 @@
-//! Handles: any number is safe to pass. It names the object for which it was given out, or none.
+//! Handles. Any number must be safe to pass. It names either the object for which it was given out or none.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(21);
     let size = fixture.max().min(200);
-    // A neighbour that stays keeps its page and the slot tables in use.
+    // This neighbour stays, so its page and the slot tables stay in use.
     model.store(&fixture, size);
     let mut stale = Vec::new();
     for _ in 0..pick(5000, 40) {
@@ -44,7 +44,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
         stale.push(handle);
     }
     fixture.assert_pages_at_most(64, "after one object's space was reused many times");
-    // With an object in the space again, none of the old handles may match it.
+    // The space has an object again, and none of the old handles may match this object.
     model.store(&fixture, size);
     for handle in stale {
         fixture.assert_gone(handle);
@@ -53,7 +53,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// Returns made-up handles, most of them close to live ones. A few may be live handles by accident.
+/// Returns made-up handles. Most of them are close to live ones, and a few may be live handles by accident.
 fn made_up(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Vec<Handle> {
     let tag = fixture.pool.tag();
     let with_tag = |bits: u64| Handle::new(tag, BackendBits::truncate(bits)).as_u64();
@@ -66,7 +66,7 @@ fn made_up(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Vec<Handle> {
     for _ in 0..pick(3000, 30) {
         words.push(rng.next());
         words.push(with_tag(rng.next()));
-        // Low slots and low generations, where live ones are.
+        // Low slots and low generations, as live handles have them.
         words.push(with_tag(rng.next() & 0xFF));
         words.push(with_tag((rng.next() & 0xF) << SLOT_BITS | (rng.next() & 0xFF)));
         words.push(with_tag(rng.next() >> rng.below(BACKEND_BITS as usize)));
@@ -125,7 +125,7 @@ pub(super) fn made_up_handles_free_nothing(rig: &Rig<'_>) {
 pub(super) fn other_pools_handles_are_invalid(rig: &Rig<'_>) {
     let (one, two) = (rig.fixture(), rig.fixture());
     assert_ne!(one.pool.tag(), two.pool.tag(), "pools built one after the other share a tag");
-    // Equal histories, so that the backend's bits are most likely equal.
+    // Both pools have the same history, so that the backend's bits are most likely the same.
     let (mut ones, mut twos) = (Model::new(24), Model::new(24));
     fill(&one, &mut ones, pick(100, 8));
     fill(&two, &mut twos, pick(100, 8));

@@ -9,17 +9,17 @@
 //! # fn main() {}
 //! ```
 //!
-//! This makes each check a `#[test]`, so that a failure has a name. [`all`] runs the checks one after
-//! another. Both are generated from the list `__conformance_list!`. Each check builds fresh pools over each
-//! of [`Subject::providers`]. The suite wraps the provider in a [`FailingPages`](zpool_pages::FailingPages),
-//! which counts pages and can make requests fail.
+//! The macro makes a `#[test]` for each check, so that a failure has a name. [`all`] runs the checks one
+//! after another. Both are generated from the list `__conformance_list!`. Each check builds new pools over
+//! each of [`Subject::providers`]. The suite wraps the provider in a
+//! [`FailingPages`](zpool_pages::FailingPages), which counts pages and can make page requests fail.
 //!
-//! A failing check panics with the broken promise and the offending value. If a backend deadlocks, waits for
-//! a guard to be dropped or never ends a reclaim, the check hangs. If [`Zpool::caps`] does not claim a
-//! capability, the checks only require that its call is refused.
+//! A failing check panics. The message names the check, the fault and the offending value. But if a backend
+//! deadlocks, waits for a guard to be dropped, or never ends a reclaim, the check hangs. If [`Zpool::caps`]
+//! does not claim a capability, the checks only require that the backend refuses the corresponding call.
 //!
-//! All random sequences are seeded by constants. Under Miri the same checks run over boundary sizes and short
-//! sequences. All checks together take seconds natively and less than a minute under Miri.
+//! All random sequences have constant seeds. Under Miri, the same checks use only boundary sizes and short
+//! sequences. All checks together take seconds natively, and less than a minute under Miri.
 
 #![allow(
     clippy::panic,
@@ -54,37 +54,36 @@ use zpool_pages::HeapPages;
 
 /// A backend to test. [`subject`] makes one from a name and a closure.
 pub trait Subject {
-    /// The name with which the message of a failure begins.
+    /// Returns the name with which the messages of failures begin.
     fn name(&self) -> &str;
 
-    /// Builds an empty pool over `pages`. A backend may ignore `pages` if its [`Subject::uses_pages`] is
-    /// false.
+    /// Builds an empty pool over `pages`. May ignore `pages` if [`Subject::uses_pages`] is false.
     ///
     /// # Errors
-    /// The constructor's. The suite expects them only when a page request fails.
+    /// Any error of the pool's constructor. The suite expects an error only if a page request fails.
     fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError>;
 
-    /// Whether the pool keeps its objects in the provider's pages. The suite checks the answer. Default:
+    /// Whether the pool keeps its objects in pages of the provider. The suite checks the answer. Default:
     /// true.
     fn uses_pages(&self) -> bool {
         true
     }
 
-    /// Returns the page providers over which each check runs, with their names for messages. Called once per
-    /// check.
+    /// Returns the page providers over which each check runs, with their names for messages. Called once
+    /// per check.
     ///
-    /// Default: [`default_providers`]. Override it, for instance, to test other page sizes.
+    /// Default: [`default_providers`]. Override this, for instance, to test other page sizes.
     fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
         default_providers()
     }
 }
 
-/// Returns [`HeapPages`] with pages of 4096 bytes. On Linux, except under Miri, also returns `MmapPages` with
-/// the system's page size.
+/// Returns the providers over which checks run by default. This is [`HeapPages`] with pages of 4096 bytes.
+/// On Linux, except under Miri, it is also `MmapPages` with the system's page size.
 pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     let heap: Arc<dyn PageProvider> = Arc::new(HeapPages::new());
     let providers = vec![("HeapPages".to_owned(), heap)];
-    // Miri does not support the mmap that it needs.
+    // `MmapPages` needs a form of mmap that Miri does not support.
     #[cfg(all(target_os = "linux", not(miri)))]
     let providers = {
         let mut providers = providers;
@@ -94,13 +93,14 @@ pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     providers
 }
 
-/// A [`Subject`] that has a name and a constructor. [`subject`] makes it.
+/// The [`Subject`] that [`subject`] makes from a name and a constructor.
 pub struct Named<F> {
     name: String,
     build: F,
 }
 
-/// Makes a [`Subject`] from a name and a closure that builds a pool over the pages that it gets.
+/// Makes a [`Subject`] from a name and a closure. The closure builds a pool over the provider that it is
+/// given.
 ///
 /// ```
 /// use zpool_api::ZpoolError;
@@ -139,9 +139,9 @@ impl<F> fmt::Debug for Named<F> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Check {
-    /// The check's name, which is also the name of its function.
+    /// The name of the check and of its function.
     pub name: &'static str,
-    /// The promise that it checks, in words.
+    /// The promise that the check tests, in words.
     pub promise: &'static str,
     /// Runs the check. Panics if the promise is broken.
     pub run: fn(&dyn Subject),
@@ -150,7 +150,7 @@ pub struct Check {
 /// Runs every check in order.
 ///
 /// # Panics
-/// At the first broken promise. The message names the subject, the check and the fault.
+/// Panics at the first broken promise. The message names the subject, the check and the fault.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -171,7 +171,7 @@ macro_rules! define_checks {
             #[doc = $promise]
             ///
             /// # Panics
-            /// If the promise is broken.
+            /// Panics if the promise is broken.
             pub fn $check(subject: &dyn Subject) {
                 run(subject, stringify!($check), $theme::$check);
             }
@@ -190,8 +190,8 @@ macro_rules! define_checks {
 
 crate::__conformance_list!(define_checks);
 
-/// Runs one check over every provider. Puts the names of subject, check and provider before a failure's
-/// message.
+/// Runs one check over every provider. If the check fails, puts the names of subject, check and provider
+/// before its message.
 fn run(subject: &dyn Subject, check: &str, body: fn(&Rig<'_>)) {
     for (provider, pages) in subject.providers() {
         let rig = Rig::new(subject, pages);

@@ -1,7 +1,7 @@
-//! The list of checks, by theme. The checks' public functions, [`all`](super::all) and `conformance_tests!`
-//! are all generated from it, so none of them can lack a check.
+//! The list of all checks, by theme. The public functions of the checks, [`all`](super::all) and
+//! `conformance_tests!` are all generated from this list, so none of them can miss a check.
 
-/// Calls a macro with every theme and its checks: `theme { /// promise \n check, ... } ...`.
+/// Calls a macro with all themes and their checks: `theme { /// promise \n check, ... } ...`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_list {
@@ -16,7 +16,7 @@ macro_rules! __conformance_list {
                 all_sizes_at_once,
                 /// Every object starts at a multiple of the alignment that `caps` promises.
                 objects_are_aligned,
-                /// An object of no bytes, or of more than the maximum, is refused.
+                /// An object that is empty or larger than the maximum is refused.
                 sizes_out_of_range_are_refused,
             }
             writes {
@@ -26,9 +26,9 @@ macro_rules! __conformance_list {
                 dropped_write_frees_the_space,
                 /// A write beyond the end fails and writes nothing.
                 write_beyond_the_end_is_refused,
-                /// Pieces, `io::Write`, and spare bytes filled in place make the same object.
+                /// An object may be written in pieces, through `io::Write`, or in place.
                 objects_are_written_in_pieces,
-                /// Several write guards are open at once and end in any order.
+                /// Several write guards may be open at the same time, and they may end in any order.
                 write_guards_are_independent,
                 /// A write guard may be finished on another thread.
                 write_guard_moves_to_another_thread,
@@ -50,63 +50,63 @@ macro_rules! __conformance_list {
                 other_pools_handles_are_invalid,
             }
             readers {
-                /// An object freed during reads keeps its bytes until its readers have ended.
+                /// An object that is freed while being read keeps its bytes until its readers have ended.
                 free_under_a_live_reader,
-                /// The space of objects freed beside one that always has a reader is reusable.
+                /// While one object always has a reader, the space of objects freed beside it is reusable.
                 neighbours_of_a_read_object_are_reusable,
-                /// An object has many readers at once, and they leave in any order.
+                /// An object may have many readers at the same time, and they may end in any order.
                 many_readers_of_one_object,
                 /// A read guard may end on another thread.
                 guards_end_on_another_thread,
                 /// A thread that waits with open guards blocks no other call, and its guards stay valid.
                 guards_are_held_across_a_wait,
-                /// Reads begin and end under a lock of the caller's, and call no page provider.
+                /// Reads may begin and end under a lock of the caller, and they call no page provider.
                 reads_begin_and_end_under_a_callers_lock,
                 /// A forgotten read guard costs only its own object.
                 forgotten_guard_costs_its_object_only,
-                /// An owned guard keeps its pool alive; the last one drops the pool.
+                /// An owned guard keeps its pool alive. The drop of the last one drops the pool.
                 owned_guard_outlives_the_pool,
             }
             accounting {
-                /// Objects live in the provider's pages exactly if `uses_pages` says so.
+                /// Objects live in the provider's pages if and only if `uses_pages` says so.
                 given_pages_are_used,
                 /// Counts of objects and bytes are exact after every call.
                 counts_are_exact,
-                /// An emptied pool holds no page, and a dropped one has returned all.
+                /// An emptied pool holds no page, and a dropped pool has returned all its pages.
                 emptied_pool_holds_nothing,
                 /// `trim` returns warm pages and changes nothing else.
                 trim_leaves_objects_alone,
-                /// `compact` frees pages and moves no object that is being read, or is refused.
+                /// `compact` frees pages but moves no object being read. If unsupported, it is refused.
                 compaction_keeps_objects,
-                /// `migrate` moves objects that are not being read and keeps all handles, or is refused.
+                /// `migrate` keeps handles and moves no object being read. If unsupported, it is refused.
                 migration_keeps_objects,
             }
             mix {
-                /// A random mix of all calls behaves like a map, even with guards kept open.
+                /// Under a random mix of all calls, the pool behaves like a map, even with open guards.
                 random_mix_follows_the_model,
             }
             threads {
                 /// Of several threads that free one object, exactly one succeeds.
                 one_of_many_frees_wins,
-                /// Readers that race a free and the reuse of the space see the right bytes or an error.
+                /// A reader that races a free and the reuse of the space sees the right bytes or an error.
                 readers_race_free_and_reuse,
                 /// Threads that store, free and read each other's objects all see the right bytes.
                 concurrent_mix_follows_the_models,
             }
             shortage {
-                /// The failure of any page request leaves the pool unchanged.
+                /// If any page request fails, the pool stays unchanged.
                 out_of_memory_at_every_step,
                 /// A full pool refuses objects, and accepts them again after some were freed.
                 full_pool_recovers,
             }
             reclaim {
-                /// `reclaim` returns 0 for an empty pool, or is refused as `caps` says.
+                /// `reclaim` returns 0 for an empty pool. If unsupported, it is refused.
                 reclaim_of_an_empty_pool,
-                /// Target 0 offers nothing; a callback that refuses sees each object once.
+                /// Target 0 offers nothing. If all is kept, every page is offered, but no object twice.
                 reclaim_that_is_refused_changes_nothing,
-                /// Oldest pages are offered first.
+                /// The objects of the oldest pages are offered first.
                 reclaim_starts_with_the_oldest,
-                /// Evicted objects are freed, at least the target of pages, and the pages are counted.
+                /// `reclaim` frees the evicted objects, reaches its target, and counts the freed pages.
                 reclaim_frees_what_is_given_up,
                 /// A callback may free the offered object, and store another in its place.
                 evict_may_free_the_object,
@@ -118,7 +118,7 @@ macro_rules! __conformance_list {
                 reclaim_offers_nothing_that_callbacks_store,
                 /// A callback may reclaim.
                 evict_may_reclaim,
-                /// A callback may panic: its object stays, the pool stays valid.
+                /// A callback may panic. Then its object stays, and the pool stays valid.
                 evict_may_panic,
                 /// A callback may forget its guard.
                 evict_may_forget_its_guard,
@@ -131,8 +131,8 @@ macro_rules! __conformance_list {
     };
 }
 
-/// Makes a `#[test]` of each check of the suite. The expression gives the [`Subject`](crate::Subject) to
-/// test, and is evaluated once per test. Use a separate module for each subject.
+/// Makes a `#[test]` for each check of the suite. The expression gives the [`Subject`](crate::Subject) to
+/// test. It is evaluated once per test. If you test several subjects, use a separate module for each.
 #[macro_export]
 macro_rules! conformance_tests {
     ($subject:expr $(,)?) => {

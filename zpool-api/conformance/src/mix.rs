@@ -1,4 +1,4 @@
-//! All calls in random order on one thread, checked against a model.
+//! Makes all calls in random order on one thread, and checks the results against a model.
 
 use super::fixture::Rig;
 use super::model::{Model, any_size, begin};
@@ -16,7 +16,8 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
     let mut rng = Rng::new(50 + seed);
     let mut model = Model::new(50_000);
     let mut kept = Vec::new();
-    // How many objects the pool should hold. It changes every 100 steps, so that the pool grows and shrinks.
+    // The number of objects that the pool should hold. It changes every 100 steps, so that the pool grows
+    // and shrinks.
     let mut aim = 100;
     for step in 0..pick(4000, 120) {
         if step % 100 == 0 {

@@ -1,7 +1,7 @@
 //! A model of what a pool should hold.
 //!
-//! The model chooses the objects' contents. It asserts that no handle is given out twice, and that the pool's
-//! counts equal its own.
+//! The model chooses the contents of the objects. It asserts that each handle is given out only once, and
+//! that the pool's counts equal its own.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::fixture::{Fixture, assert_invalid};
 use zpool_api::{Handle, ObjWrite, Zpool};
 use zpool_base::sync::test_rng::Rng;
 
-/// The live objects, and every handle ever given out.
+/// The live objects, and all handles that were ever given out.
 pub(super) struct Model {
     pub(super) live: Vec<(Handle, Mark)>,
     given: BTreeSet<Handle>,
@@ -19,12 +19,12 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Makes an empty model. Its objects are numbered from `first` + 1.
+    /// Makes an empty model. The first object gets the number `first` + 1.
     pub(super) fn new(first: u64) -> Self {
         Model { live: Vec::new(), given: BTreeSet::new(), bytes: 0, next: first }
     }
 
-    /// Returns the mark of a new object of `len` bytes.
+    /// Returns the mark for a new object of `len` bytes.
     pub(super) fn mark(&mut self, len: usize) -> Mark {
         self.next += 1;
         Mark::new(self.next, len)
@@ -52,7 +52,8 @@ impl Model {
         (handle, mark)
     }
 
-    /// Records that the object of a handle is gone, if it was alive.
+    /// Records that the object of a handle is gone, and returns its mark. Returns `None` if the object was
+    /// not alive.
     pub(super) fn remove_handle(&mut self, handle: Handle) -> Option<Mark> {
         let index = self.live.iter().position(|(live, _)| *live == handle)?;
         Some(self.remove(index).1)
@@ -76,7 +77,7 @@ impl Model {
         fixture.check_all(&self.live);
     }
 
-    /// Frees every live object and ends the fixture.
+    /// Checks and frees every live object, and then ends the fixture.
     pub(super) fn close(mut self, fixture: Fixture) {
         self.check_all(&fixture);
         while !self.live.is_empty() {
@@ -86,7 +87,7 @@ impl Model {
     }
 }
 
-/// Returns a random size: often small, sometimes large, sometimes at a limit.
+/// Returns a random size from 1 to `max`: often small, sometimes large, sometimes at a limit.
 pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
     let size = match rng.below(8) {
         0..=2 => 1 + rng.below(max.min(256)),

@@ -1,5 +1,5 @@
-//! Read guards: their bytes neither move nor change, no call waits for them, and they keep only their own
-//! object.
+//! Read guards: their bytes neither move nor change, no call waits for them, and a guard keeps only its own
+//! object in use.
 
 use std::cell::Cell;
 use std::sync::mpsc;
@@ -13,10 +13,10 @@ use zpool_api::{Evicted, Handle, ObjRead, ZpoolError};
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;
 
-/// The number of guards that every object must be able to have. A backend may refuse more.
+/// The number of guards that every object must be able to have. A backend may refuse more than that.
 const READERS_AT_LEAST: usize = 64;
 
-/// Stores and frees at random for `steps` steps, then migrates and compacts.
+/// Stores and frees objects at random for `steps` steps. Then migrates and compacts.
 fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     for _ in 0..steps {
         if model.live.len() > 20 || (!model.live.is_empty() && rng.below(2) == 0) {
@@ -30,9 +30,9 @@ fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     fixture.compact();
 }
 
-/// Asserts that the pool counts `expected` freed objects that are still being read. A backend that does not
-/// use the provider's pages may count fewer: if each object has its own allocation, no space waits for
-/// readers.
+/// Asserts that the pool counts `expected` objects that were freed but are still being read. A backend that
+/// does not use the provider's pages may count fewer. If each of its objects has its own allocation, no
+/// space has to wait for readers.
 fn assert_parked(fixture: &Fixture, expected: usize) {
     let parked = fixture.pool.stats().parked_objects;
     if fixture.uses_pages || parked > expected {
@@ -53,7 +53,8 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
         fixture.free(handle);
         assert_parked(&fixture, 1);
         fixture.assert_gone(handle);
-        // Objects of the same size, which would take the space if it were free.
+        // Stores objects of the same size. They would take the freed object's space if it were reused too
+        // early.
         let others: Vec<_> = (0..pick(40, 4)).map(|_| model.store(&fixture, size)).collect();
         fill(&fixture, &mut model, pick(20, 2));
         fixture.compact();
@@ -101,7 +102,8 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
                     (handle, mark, own)
                 })
                 .collect();
-            // Takes the next guard before it drops the last one, so that the object always has a reader.
+            // Takes the next guard before it drops the previous one, so that the object always has a
+            // reader.
             let next = fixture.read(read, read_mark);
             for (handle, mark, own) in neighbours {
                 fixture.check(handle, mark);
@@ -114,7 +116,8 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
             drop(core::mem::replace(&mut guard, next));
             read_mark.check(&guard);
             let parked = fixture.pool.stats().parked_objects;
-            // A backend may still count the objects of this cycle, or of a few cycles.
+            // A backend may reclaim a parked object some calls after its last reader has ended. So it may
+            // still count the objects of the last few cycles.
             assert!(parked <= 16, "{parked} parked objects, although all their readers have ended");
             if cycle < 4 {
                 first = first.max(fixture.pool.total_pages());
@@ -143,7 +146,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
             match fixture.pool.obj_read_begin(handle) {
                 Ok(guard) => guards.push(guard),
                 Err(ZpoolError::TooManyReaders { .. }) if guards.len() >= READERS_AT_LEAST => {
-                    // The limit is reached. After one guard is dropped, one more is possible.
+                    // The limit is reached. After one guard is dropped, another one must be possible.
                     guards.pop();
                     guards.push(fixture.read(handle, mark));
                     break;
@@ -151,7 +154,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
                 Err(error) => panic!("reader {} was refused: {error}", guards.len() + 1),
             }
         }
-        // The limit applies to each object alone, so another object can be read.
+        // The limit applies to each object separately, so another object can still be read.
         let (other, other_mark) = model.live[0];
         fixture.check(other, other_mark);
         if freed_meanwhile {
@@ -185,8 +188,8 @@ pub(super) fn guards_end_on_another_thread(rig: &Rig<'_>) {
     for _ in 0..pick(20, 2) {
         fill(&fixture, &mut model, pick(24, 6));
         let guards: Vec<_> = model.live.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
-        // Half of the objects are freed under their guards, so that some guards are the last users of their
-        // object.
+        // Frees half of the objects while they have guards. So some guards are the last users of their
+        // objects.
         for _ in 0..model.live.len() / 2 {
             let index = rng.below(model.live.len());
             model.free(&fixture, index);
@@ -237,11 +240,11 @@ pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
                 mark.check(&guard);
             }
         });
-        // This is an error if the holder panicked. The join below reports that panic.
+        // `recv` fails if the holder panicked. The join below reports that panic.
         if is_ready.recv().is_ok() {
             for handle in &held_handles {
                 model.remove_handle(*handle);
-                // One object stays live under its guard.
+                // This object stays live while its guard is held.
                 if *handle == held_handles[2] {
                     continue;
                 }
@@ -281,15 +284,15 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
         let objects: Vec<_> =
             (0..pick(24, 4)).map(|_| model.store(&fixture, size.max(1))).collect();
         let guards: Vec<_> = objects.iter().map(|(h, m)| fixture.read(*h, *m)).collect();
-        // All but the first are freed: only their guards keep them.
+        // Frees all objects except the first. Now only their guards keep them.
         for (handle, _) in &objects[1..] {
             model.remove_handle(*handle);
             fixture.free(*handle);
         }
         let before = (fixture.pages.calls(), fixture.pages.pages_out());
         {
-            // From here on, debug builds panic if the pool takes a lock that is not further in, or if the
-            // pool or its provider makes a call that may block.
+            // From here on, debug builds panic if the pool takes a lock that is not further in than Entry,
+            // or if the pool or its provider makes a call that may block.
             let _entry = lockdep::acquire(Rank::Entry);
             let (live, mark) = objects[0];
             fixture.check(live, mark);
@@ -308,7 +311,7 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
             "page requests and pages out after the reads ended (left), and before"
         );
         assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
-        // The next call that may block frees the objects that the readers left.
+        // The next call that may block frees the objects that the readers left to the pool.
         fixture.free(objects[0].0);
         model.remove_handle(objects[0].0);
         fixture.assert_empty();
@@ -325,14 +328,14 @@ pub(super) fn forgotten_guard_costs_its_object_only(rig: &Rig<'_>) {
     forget(fixture.read(handle, mark));
     fill(&fixture, &mut model, pick(60, 4));
     churn(&fixture, &mut model, &mut rng, pick(400, 16));
-    // `churn` may have freed the object already.
+    // `churn` may already have freed the object.
     if model.remove_handle(handle).is_some() {
         fixture.check(handle, mark);
         fixture.free(handle);
     }
     assert_invalid(handle, fixture.pool.obj_read_begin(handle));
     model.check_all(&fixture);
-    // Its neighbours' space can be reused again and again.
+    // The space of the object's neighbours can be reused again and again.
     for _ in 0..pick(100, 3) {
         fill(&fixture, &mut model, 8);
         while !model.live.is_empty() {
@@ -378,7 +381,7 @@ pub(super) fn owned_guard_outlives_the_pool(rig: &Rig<'_>) {
         together(vec![Box::new(|| {
             for guard in guards {
                 mark.check(&guard);
-                // The pool is still intact: every live object can be read.
+                // The pool must still be intact: every live object can be read.
                 for (live, live_mark) in &model.live {
                     let read = guard.pool().obj_read_begin(*live).expect("a live object");
                     live_mark.check(&read);

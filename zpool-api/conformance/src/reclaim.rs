@@ -1,4 +1,5 @@
-//! Reclaim: the oldest pages go first, only evicted objects go, and the callback may call anything.
+//! Reclaim: it offers the oldest pages first, it frees only evicted objects, and the callback may make any
+//! call.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -14,16 +15,16 @@ use super::threads::AtWork;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::sync::test_rng::Rng;
 
-/// Reclaims in a pool that supports it, and returns the pages freed.
+/// Reclaims in a pool that supports it, and returns the number of pages freed.
 fn reclaim(fixture: &Fixture, target: usize, evict: &dyn Evict) -> usize {
     let result = fixture.pool.reclaim(target, evict);
     result.unwrap_or_else(|error| panic!("reclaim of {target} pages failed: {error}"))
 }
 
-/// A model against which the callbacks of a reclaim check the objects that they are offered.
+/// A model for the callbacks of a reclaim. They check the objects that are offered to them against it.
 struct Offered {
     model: RefCell<Model>,
-    /// The handles that this reclaim has offered, in order.
+    /// The handles that the current reclaim has offered, in order.
     order: RefCell<Vec<Handle>>,
 }
 
@@ -32,8 +33,8 @@ impl Offered {
         Offered { model: RefCell::new(model), order: RefCell::default() }
     }
 
-    /// Asserts that an offered object is live, has its own bytes and was not offered before in this reclaim.
-    /// Returns its mark. Callbacks call it first.
+    /// Asserts that an offered object is live, has the right bytes, and was not offered before in this
+    /// reclaim. Returns its mark. Each callback calls this first.
     fn look(&self, handle: Handle, object: &ObjRead<'_>) -> Mark {
         let model = self.model.borrow();
         let found = model.live.iter().find(|(live, _)| *live == handle);
@@ -45,7 +46,7 @@ impl Offered {
         *mark
     }
 
-    /// Records that an object is evicted, and returns that answer.
+    /// Records that an object is evicted, and returns [`Evicted::Evicted`].
     fn evict(&self, handle: Handle) -> Evicted {
         self.model.borrow_mut().remove_handle(handle);
         Evicted::Evicted
@@ -56,7 +57,8 @@ impl Offered {
         self.model.borrow_mut().store(fixture, len).0
     }
 
-    /// Asserts, after a reclaim, that kept objects are unchanged and evicted handles are invalid.
+    /// Called after a reclaim. Asserts that kept objects are unchanged and that the handles of evicted
+    /// objects are invalid.
     fn settle(&self, fixture: &Fixture) {
         let model = self.model.borrow();
         model.assert_counts(fixture);
@@ -71,7 +73,8 @@ impl Offered {
     /// Reclaims everything, asserts that nothing is left, and ends the fixture.
     fn close(self, fixture: Fixture) {
         self.settle(&fixture);
-        // First frees the objects that readers left, because reclaim does not count their pages.
+        // First frees the objects that readers left to the pool, because reclaim does not count the pages
+        // of these objects.
         fixture.pool.trim();
         let (before, counted) = (fixture.pool.total_pages(), fixture.pool.stats().reclaimed_pages);
         let freed = reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
@@ -91,7 +94,7 @@ impl Offered {
     }
 }
 
-/// Returns a pool with `count` objects of random sizes, or `None` if the backend cannot reclaim.
+/// Makes a pool with `count` objects of random sizes. Returns `None` if the backend cannot reclaim.
 fn filled(rig: &Rig<'_>, count: usize) -> Option<(Fixture, Offered)> {
     let fixture = rig.reclaiming_fixture()?;
     let mut model = Model::new(100);
@@ -167,7 +170,7 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
     let mut model = Model::new(103);
     let max = fixture.max();
     let mut ages: Vec<_> = (0..12).map(|_| model.store(&fixture, max).0).collect();
-    // The youngest objects fill the holes.
+    // The youngest objects fill the holes that older ones leave.
     for index in [7, 3, 0] {
         model.remove_handle(ages[index]);
         fixture.free(ages.remove(index));
@@ -176,7 +179,7 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
     // Reading an object does not make it younger.
     model.check_all(&fixture);
     let offered = Offered::new(model);
-    // The order is the same for every backend only if two of these objects cannot share a page.
+    // If two of these objects can share a page, the order depends on the backend, so it is not checked.
     let alone = max * 2 > fixture.pool.stats().page_size;
     let freed = reclaim(&fixture, 3, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);
@@ -204,7 +207,7 @@ pub(super) fn reclaim_frees_what_is_given_up(rig: &Rig<'_>) {
     for round in 0.. {
         let before = fixture.pool.total_pages();
         let target = 1 + rng.below(5);
-        // Every third round keeps some objects, so that a page may stay because of one of its objects.
+        // Every third round keeps some objects. Then a page may stay because of one of its objects.
         let picky = round % 3 == 2;
         let answers = RefCell::new(Rng::new(round));
         let freed = reclaim(&fixture, target, &|handle: Handle, object: ObjRead<'_>| {
@@ -250,8 +253,8 @@ pub(super) fn evict_may_free_the_object(rig: &Rig<'_>) {
             let mark = offered.look(handle, &object);
             offered.evict(handle);
             fixture.free(handle);
-            // Stores a successor. It may get the same space, if the backend reuses that immediately. The
-            // answer below does not concern the successor. The number of successors is bounded, so that
+            // Stores a successor. If the backend reuses space immediately, the successor may get the same
+            // space. The answer below must not affect it. The number of successors is limited, so that
             // reclaim can end.
             if room.get() > 0 {
                 room.set(room.get() - 1);
@@ -271,7 +274,7 @@ pub(super) fn evict_may_free_others(rig: &Rig<'_>) {
     reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);
         let mut rng = rng.borrow_mut();
-        // The object that was stored just before or just after it most likely shares its page.
+        // The object stored just before or just after this one most likely shares its page.
         for _ in 0..rng.below(3) {
             let mut model = offered.model.borrow_mut();
             let here = model.live.iter().position(|(live, _)| *live == handle);
@@ -311,8 +314,8 @@ pub(super) fn evict_may_allocate(rig: &Rig<'_>) {
 }
 
 pub(super) fn reclaim_offers_nothing_that_callbacks_store(rig: &Rig<'_>) {
-    // The callback stores a successor while the object still exists, or after freeing it, with or without
-    // readers.
+    // The callback stores a successor while the object still exists, or after it has freed the object. In
+    // the last case, the objects also have readers.
     for (in_its_place, read) in [(false, false), (true, false), (true, true)] {
         let Some((fixture, offered)) = filled(rig, pick(80, 8)) else { return };
         let live = offered.model.borrow().live.clone();
@@ -383,7 +386,7 @@ pub(super) fn evict_may_panic(rig: &Rig<'_>) {
                 offered.look(handle, &object);
                 calls.set(calls.get() + 1);
                 if calls.get() == at {
-                    // A panic that prints nothing.
+                    // This panic prints nothing.
                     resume_unwind(Box::new(OnPurpose));
                 }
                 if at % 2 == 0 { Evicted::Keep } else { offered.evict(handle) }
@@ -394,7 +397,8 @@ pub(super) fn evict_may_panic(rig: &Rig<'_>) {
             Err(payload) => resume_unwind(payload),
             Ok(result) => panic!("the callback's panic was swallowed: {result:?}"),
         }
-        // The object whose callback panicked is still there, and so are all that were not evicted before.
+        // The object whose callback panicked must still be there, and so must all objects that were not
+        // evicted before.
         offered.settle(&fixture);
         fill(&fixture, &mut offered.model.borrow_mut(), pick(40, 4));
         offered.settle(&fixture);
@@ -422,7 +426,7 @@ pub(super) fn evict_may_forget_its_guard(rig: &Rig<'_>) {
             });
             offered.settle(&fixture);
             let left = offered.model.borrow().live.len();
-            // Reclaim may skip the page with the forgotten reader, and so the other objects in it.
+            // Reclaim may skip the page of the forgotten guard, and with it the other objects in that page.
             assert!(left <= 8, "{left} objects left by a reclaim with one forgotten guard");
         }
         let mut model = offered.model.into_inner();
@@ -469,7 +473,7 @@ pub(super) fn reclaim_ends_despite_readers(rig: &Rig<'_>) {
 
 pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     let Some(fixture) = rig.reclaiming_fixture() else { return };
-    // Every evicted handle. A callback records it here before it returns.
+    // All evicted handles. A callback records a handle here before it returns.
     let given_up: Mutex<HashSet<Handle>> = Mutex::default();
     let workers = AtomicUsize::new(0);
     let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -495,7 +499,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
                     }
                     lock(given_up).insert(handle);
                     if answer == 1 {
-                        // The object's owner or the other reclaim may have freed it first.
+                        // The object's owner or the other reclaim may have freed the object first.
                         if let refused @ Err(_) = fixture.pool.free(handle) {
                             assert_invalid(handle, refused);
                         }
@@ -510,7 +514,8 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Stores, reads and frees objects. Asserts that an object vanishes only if a callback evicted it.
+/// Stores, reads and frees objects. Asserts that an object is gone only if this function freed it or a
+/// callback evicted it.
 fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     let mut rng = Rng::new(110 + worker);
     let mut numbers = Model::new(1_000_000 * (worker + 1));
@@ -529,7 +534,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     for _ in 0..pick(30_000, 40) {
         match rng.below(8) {
             0..=3 if own.len() < 60 => {
-                // At least as long as a mark: the callbacks recognise the object by its mark.
+                // The object must have room for a mark, because the callbacks recognise it by its mark.
                 let size = any_size(&mut rng, fixture.max()).max(8.min(fixture.max()));
                 let mark = numbers.mark(size);
                 own.push((fixture.store(mark), mark));

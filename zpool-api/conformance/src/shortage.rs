@@ -1,4 +1,4 @@
-//! Without pages a call fails and changes nothing. With pages it works again.
+//! Without pages, a call must fail and change nothing. When there are pages again, it must work again.
 
 use super::content::Mark;
 use super::fixture::{Fixture, Rig};
@@ -7,13 +7,13 @@ use super::pick;
 use zpool_api::{Handle, PageError, PageProvider as _, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Asserts that an error is the one that the provider injected.
+/// Asserts that an error is the one that the provider was set to return.
 fn assert_out_of_memory(error: &ZpoolError, doing: &str) {
     let expected = matches!(error, ZpoolError::OutOfMemory { source: PageError::Injected { .. } });
     assert!(expected, "{doing} without a page: expected the provider's OutOfMemory, got {error:?}");
 }
 
-/// Stores the content of `mark`: through a write guard if `guarded`, else through `malloc_from`.
+/// Stores the content of `mark`. Uses a write guard if `guarded` is true, and `malloc_from` otherwise.
 fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, ZpoolError> {
     let content = mark.content();
     if guarded {
@@ -25,7 +25,7 @@ fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, Zpo
     }
 }
 
-/// Returns the figures that a failing call must not change: counts, pages, pages handed out by the provider.
+/// Returns the figures that a failing call must not change: counts, pages, and the provider's pages in use.
 fn figures(fixture: &Fixture) -> [usize; 5] {
     let stats = fixture.pool.stats();
     let (objects, bytes) = (stats.objects, stats.object_bytes);
@@ -33,7 +33,7 @@ fn figures(fixture: &Fixture) -> [usize; 5] {
 }
 
 pub(super) fn out_of_memory_at_every_step(rig: &Rig<'_>) {
-    // Ends after the first sequence that makes fewer than `n` page requests.
+    // Ends after a sequence that makes fewer than `n` page requests, so that none of them failed.
     for n in 1.. {
         let fixture = match rig.failing_fixture(n) {
             Ok(fixture) => fixture,
@@ -101,7 +101,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
     fixture.pages.limit_pages(limit);
     let most = limit * fixture.pages.page_size();
     for round in 0..pick(20, 2) {
-        // Fills the pool with objects of all sizes, then with large ones only, and so on.
+        // In one round, fills the pool with objects of all sizes; in the next round, only with large ones.
         let size = |rng: &mut Rng| if round % 2 == 0 { 1 + rng.below(max) } else { max };
         let refused = loop {
             let mark = model.mark(size(&mut rng));
@@ -119,7 +119,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
         };
         model.assert_counts(&fixture);
         model.check_all(&fixture);
-        // Freeing objects makes room, at the latest when the last one is freed.
+        // Freeing objects must make room, at the latest when the last one is freed.
         let handle = loop {
             match try_store(&fixture, refused, false) {
                 Ok(handle) => break handle,

@@ -1,12 +1,12 @@
-//! Objects of every size: they are stored and read with the same length, aligned, and refused if out of
-//! range.
+//! Objects of every size. They must be stored and read back with the same length, be aligned, and be
+//! refused if the size is out of range.
 
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
-/// Returns every size up to 4096, and the boundaries above. Under Miri, returns only boundaries.
+/// Returns every size up to 4096 and the boundaries above it. Under Miri, returns only boundaries.
 fn sizes(max: usize) -> Vec<usize> {
     let around = |size: usize| size.saturating_sub(1)..=size + 1;
     let mut sizes: Vec<usize> = if cfg!(miri) {
@@ -14,7 +14,7 @@ fn sizes(max: usize) -> Vec<usize> {
     } else {
         (1..=max.min(4096)).collect()
     };
-    // Sizes near the maximum, where headers and rounding leave no room.
+    // Adds sizes near the maximum, where a page has no room for headers and rounding.
     sizes.extend([max / 2, max - max.min(64), max].into_iter().flat_map(around));
     sizes.retain(|size| (1..=max).contains(size));
     sizes.sort_unstable();
@@ -54,7 +54,8 @@ pub(super) fn all_sizes_at_once(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(2);
     let mut rng = Rng::new(2);
-    // Stores objects of all sizes in order, and later more into the holes that freed objects leave.
+    // First stores objects of all sizes in order. Later stores more, into the holes that freed objects
+    // leave.
     for size in sizes(fixture.max()) {
         model.store(&fixture, size);
     }

@@ -1,4 +1,4 @@
-//! Several threads share a pool: a read gives the right bytes or `InvalidHandle`, never anything else.
+//! Several threads share a pool. A read must give the right bytes or `InvalidHandle`, never anything else.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -11,8 +11,8 @@ use super::pick;
 use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Counts one thread as working until it is dropped, even by a panic. Other threads keep going until the
-/// count is 0.
+/// Counts one working thread. The thread counts until this value is dropped, which also happens in a panic.
+/// Other threads go on until the count is 0.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);
 
 impl<'a> AtWork<'a> {
@@ -34,7 +34,7 @@ pub(super) fn one_of_many_frees_wins(rig: &Rig<'_>) {
     let mut model = Model::new(60);
     let threads = pick(4, 3);
     for round in 0..pick(300, 4) {
-        // A neighbour before and after, and sometimes a reader.
+        // Stores a neighbour before and after the object. In some rounds the object also has a reader.
         fill(&fixture, &mut model, 1);
         let (handle, mark) = model.store(&fixture, fixture.max() / 3);
         fill(&fixture, &mut model, 1);
@@ -75,7 +75,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
             return;
         }
         let mut model = Model::new(70);
-        // The two objects that readers should find. Writers constantly replace them.
+        // The two objects that readers should find. Each has a writer that replaces it again and again.
         let current = [(); 2].map(|()| Mutex::new(model.store(&fixture, size)));
         let writers = AtomicUsize::new(0);
         let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -104,7 +104,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Reads the `current` objects while there are writers. Keeps some of the guards for a while.
+/// Reads the two `current` objects as long as there are writers. Keeps some of the guards for a while.
 fn read_while_written(
     fixture: &Fixture,
     current: &[Mutex<(Handle, Mark)>; 2],
@@ -123,7 +123,7 @@ fn read_while_written(
             }
             refused => {
                 assert_invalid(handle, refused);
-                // Writers replace an object before they free it.
+                // A writer replaces an object before it frees it.
                 assert_ne!(lock(slot).0, handle, "{mark:?} is gone, but was not freed");
             }
         }
@@ -142,7 +142,7 @@ fn read_while_written(
 struct Shared {
     handle: Handle,
     mark: Mark,
-    /// Set before the call of `free`.
+    /// Set before `free` is called.
     freeing: AtomicBool,
     /// Set after `free` has returned.
     freed: AtomicBool,

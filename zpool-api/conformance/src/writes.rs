@@ -1,4 +1,4 @@
-//! Write guards: an object exists if and only if all its bytes were written and committed.
+//! Write guards: an object exists if and only if all its bytes were written and then committed.
 
 use std::io::Write as _;
 
@@ -18,7 +18,8 @@ fn commit(guard: ObjWrite<'_>, mark: Mark) -> Handle {
     guard.commit().unwrap_or_else(|error| panic!("{mark:?} could not be committed: {error}"))
 }
 
-/// Begins writes and lets `end` end each before it is complete. Asserts that they leave nothing behind.
+/// Begins writes, and calls `end` to end each of them before it is complete. Asserts that they leave
+/// nothing behind.
 fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark)) {
     let fixture = rig.fixture();
     let mut rng = Rng::new(5);
@@ -33,7 +34,7 @@ fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark))
         end(guard, written, mark);
         fixture.assert_empty();
     }
-    // The same with an object in the pool: each write frees its space, so the pool does not grow.
+    // Does the same with an object in the pool. Each write must free its space, so the pool does not grow.
     model.store(&fixture, fixture.max());
     for _ in 0..pick(200, 8) {
         let mark = model.mark(fixture.max());
@@ -54,7 +55,7 @@ pub(super) fn short_commit_frees_the_space(rig: &Rig<'_>) {
 
 pub(super) fn dropped_write_frees_the_space(rig: &Rig<'_>) {
     end_unfinished_writes(rig, |guard, _, _| drop(guard));
-    // A complete write that is never committed makes no object either.
+    // A write that is complete but never committed makes no object, either.
     let fixture = rig.fixture();
     let mark = Mark::new(1, fixture.max());
     let mut guard = begin(&*fixture.pool, mark);
@@ -130,7 +131,7 @@ pub(super) fn write_guards_are_independent(rig: &Rig<'_>) {
             })
             .collect();
         model.assert_counts(&fixture);
-        // Writes the first halves of all objects in turn, then the second halves.
+        // Writes the first half of every object in turn, and then the second halves.
         for (guard, mark, content) in &mut open {
             write(guard, &content[..mark.len() / 2]);
         }
@@ -196,8 +197,7 @@ pub(super) fn open_write_guard_keeps_its_space(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// Frees and stores objects at random on another thread, compacts, and reclaims everything that can be
-/// reclaimed.
+/// On another thread, frees and stores objects at random, compacts, and reclaims as much as possible.
 fn disturb(fixture: &Fixture, model: &mut Model, rng: &mut Rng) {
     together(vec![Box::new(|| {
         for _ in 0..pick(60, 6) {
@@ -211,7 +211,7 @@ fn disturb(fixture: &Fixture, model: &mut Model, rng: &mut Rng) {
         if fixture.caps().reclaim {
             let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
             fixture.pool.reclaim(usize::MAX, &evict).expect("reclaim with an open write guard");
-            // Some objects may remain: reclaim may skip a page that is being written to.
+            // Some objects may stay, because reclaim may skip a page that is being written to.
             let gone = |handle| fixture.pool.obj_read_begin(handle).is_err();
             for index in (0..model.live.len()).rev() {
                 if gone(model.live[index].0) {

@@ -1,5 +1,5 @@
-//! Runs the conformance suite on a third-party backend that uses only the public API. Also runs it on the
-//! same backend with one fault at a time: the suite must find each fault.
+//! Runs the conformance suite on a third-party backend that uses only the public API. Also runs it on
+//! versions of this backend that have one fault each: the suite must find every fault.
 
 #![allow(
     clippy::panic,
@@ -18,7 +18,7 @@ use zpool_api::{PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read
 use zpool_conformance::Subject;
 use zpool_pages::HeapPages;
 
-/// Returns a registry that has the backend under its own name.
+/// Returns a registry in which the backend is registered under its own name.
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::new();
     registry
@@ -27,7 +27,7 @@ pub(crate) fn registry() -> Registry {
     registry
 }
 
-/// The sound backend, built by name.
+/// The correct backend, built by its name.
 struct ByName(Registry);
 
 impl Subject for ByName {

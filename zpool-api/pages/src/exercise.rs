@@ -1,4 +1,4 @@
-//! A test that any provider must pass; each provider's tests call it.
+//! A test that every provider must pass. The tests of each provider call it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
 use zpool_api::{PageError, PageProvider, PageRun};
 use zpool_base::sync::test_rng::Rng;
 
-/// Allocates and frees runs of every length, and checks that no run's bytes change meanwhile.
+/// Allocates and frees runs of every length. Checks that the bytes of a run do not change while it is in
+/// use.
 pub(crate) fn exercise(provider: Arc<dyn PageProvider>) {
     let page = provider.page_size();
     assert!(page.is_power_of_two() && page >= PAGE_SIZE);
@@ -24,21 +25,21 @@ pub(crate) fn exercise(provider: Arc<dyn PageProvider>) {
             assert_eq!(run.base().as_ptr().align_offset(page), 0);
             run.mark_resident(0..pages);
             let fill = round as u8;
-            // SAFETY: the run's pages are this test's alone.
+            // SAFETY: only this test uses the run's pages.
             unsafe { run.base().as_ptr().write_bytes(fill, pages * page) };
             held.push((run, fill));
         } else {
             let (run, fill) = held.swap_remove(rng.below(held.len()));
             let len = run.pages() * page;
-            // SAFETY: the run's pages are this test's alone, written above.
+            // SAFETY: only this test uses the run's pages, and it has written all of them.
             let bytes = unsafe { core::slice::from_raw_parts(run.base().as_ptr(), len) };
             assert!(bytes.iter().step_by(step).all(|b| *b == fill), "another run wrote here");
-            // SAFETY: from this provider; `bytes` is not used again.
+            // SAFETY: the run comes from this provider, and `bytes` is not used again.
             unsafe { provider.free_run(run) };
         }
     }
     for (run, _) in held {
-        // SAFETY: from this provider, no reference left.
+        // SAFETY: the run comes from this provider, and no reference to its bytes is left.
         unsafe { provider.free_run(run) };
     }
     let cached = provider.cached_pages();

@@ -1,17 +1,18 @@
-//! Fault injection: a provider that fails chosen calls and counts the pages it has handed out.
+//! Fault injection: a provider that fails chosen calls and counts the pages in use.
 //!
-//! It wraps another provider. Its counters are atomics, so it takes no lock itself.
+//! It passes all other calls on to another provider. Its counters are atomics, so it takes no lock itself.
 
 use core::ops::Range;
 use std::sync::Arc;
-// Always std's, not loom's: the counters serve tests and are no part of any modelled protocol.
+// Always the types of std, not of loom: the counters serve tests, and no protocol under a model depends on
+// them.
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use zpool_api::PageError;
 use zpool_api::{PageBlock, PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 
-/// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts calls and pages.
+/// A [`PageProvider`] for tests. It fails chosen `alloc_run` calls, and counts calls and pages.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -32,16 +33,16 @@ use zpool_base::fork::Leaked;
 pub struct FailingPages {
     inner: Leaked<Arc<dyn PageProvider>>,
     calls: AtomicU64,
-    /// The number of the call to fail; 0 for none.
+    /// The number of the call that fails, or 0 if none does.
     fail_call: AtomicU64,
-    /// The most pages that may be handed out at the same time.
+    /// The greatest number of pages that may be in use at the same time.
     limit: AtomicI64,
     pages_out: AtomicI64,
     isolate_all: AtomicBool,
 }
 
 impl FailingPages {
-    /// Wraps `inner`. Fails no call yet.
+    /// Wraps `inner`. No call fails until one of the setters is called.
     pub fn new(inner: Arc<dyn PageProvider>) -> Self {
         FailingPages {
             inner: Leaked::new(inner),
@@ -53,7 +54,8 @@ impl FailingPages {
         }
     }
 
-    /// Makes the `n`-th `alloc_run` call from now fail, once. 1 is the next call. 0 makes none fail.
+    /// Makes the `n`-th `alloc_run` call from now on fail, once. 1 stands for the next call. 0 cancels an
+    /// earlier request, so that no call fails.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -69,7 +71,8 @@ impl FailingPages {
         self.fail_call.store(at, Ordering::SeqCst);
     }
 
-    /// Makes every `alloc_run` fail that would raise [`pages_out`](Self::pages_out) above `pages`.
+    /// Sets a limit on the pages in use. An `alloc_run` that would raise [`pages_out`](Self::pages_out)
+    /// above `pages` fails.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -87,25 +90,25 @@ impl FailingPages {
         self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Sets whether `isolate_block` returns all of memory as one block. If it does, a migration moves
-    /// everything that it can, whichever provider this one wraps. `alloc_run` still works during that
+    /// Sets whether `isolate_block` returns one block that covers all of memory, whatever the wrapped
+    /// provider does. A migration then moves everything that it can. `alloc_run` still works during this
     /// isolation, and no block returns to the system.
     pub fn isolate_all(&self, all: bool) {
         self.isolate_all.store(all, Ordering::SeqCst);
     }
 
-    /// Returns the number of `alloc_run` calls so far, including failed ones.
+    /// Returns the number of `alloc_run` calls so far. Failed calls count, too.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Returns how many pages are in runs that were handed out and not yet freed.
+    /// Returns the number of pages in use: those in runs that were allocated and not freed yet.
     pub fn pages_out(&self) -> usize {
         usize::try_from(self.pages_out.load(Ordering::SeqCst)).unwrap_or(0)
     }
 }
 
-/// Subtracts its pages from the count when it is dropped.
+/// Counts `pages` pages in `pages_out`, and subtracts them when it is dropped.
 struct Counted<'a> {
     pages_out: &'a AtomicI64,
     pages: i64,
@@ -133,7 +136,8 @@ unsafe impl PageProvider for FailingPages {
         }
         let more = pages as i64;
         let out = self.pages_out.fetch_add(more, Ordering::SeqCst) + more;
-        // Unless a run is handed out, its drop subtracts the pages again, even if the inner provider panics.
+        // If no run is returned, the drop of this value subtracts the pages again, even after a panic of
+        // the inner provider.
         let mut counted = Counted { pages_out: &self.pages_out, pages: more };
         if out > self.limit.load(Ordering::SeqCst) {
             return Err(PageError::Injected { call });
@@ -148,13 +152,14 @@ unsafe impl PageProvider for FailingPages {
             return;
         }
         self.pages_out.fetch_sub(run.pages() as i64, Ordering::SeqCst);
-        // SAFETY: every run handed out here is the inner provider's, and the caller gives it up.
+        // SAFETY: every run that this provider returned comes from the inner one, and the caller gives the
+        // run up.
         unsafe { self.inner.free_run(run) };
     }
 
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         if self.inner.is_here() {
-            // SAFETY: the caller's arguments, unchanged: a run that is the inner provider's.
+            // SAFETY: passes the caller's arguments on unchanged. The run comes from the inner provider.
             unsafe { self.inner.discard(run, pages) };
         }
     }
@@ -211,7 +216,7 @@ mod tests {
         assert_eq!(pages.alloc_run(1).unwrap_err(), PageError::Injected { call: 4 });
         assert_eq!(pages.pages_out(), 4);
         for run in [a, b] {
-            // SAFETY: from this provider; nobody uses its bytes.
+            // SAFETY: the run comes from this provider, and nobody uses its bytes.
             unsafe { pages.free_run(run) };
         }
         assert_eq!(pages.pages_out(), 0);

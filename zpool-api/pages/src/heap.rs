@@ -1,9 +1,9 @@
-//! Pages from the global allocator: for Miri and for systems without `MmapPages`.
+//! Pages from the global allocator, for Miri and for systems without `MmapPages`.
 //!
-//! Every page of a run is resident from the start. The provider keeps nothing warm and takes no lock. The
-//! allocator decides which memory really returns to the system.
+//! Every page of a run is resident from the start. The provider keeps no pages warm and takes no lock. The
+//! allocator decides which freed memory really returns to the system.
 //!
-//! After `fork`, in a child of the process that made it, the provider allocates no run and frees none.
+//! After `fork`, in a child of the process that made the provider, it allocates no run and frees no run.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -32,15 +32,15 @@ pub struct HeapPages {
 }
 
 impl HeapPages {
-    /// Makes a provider of pages of 4096 bytes.
+    /// Makes a provider whose pages have 4096 bytes.
     pub fn new() -> Self {
         HeapPages { page_size: PAGE_SIZE, maker: Maker::here() }
     }
 
-    /// Makes a provider of pages of `page_size` bytes.
+    /// Makes a provider whose pages have `page_size` bytes.
     ///
     /// # Errors
-    /// [`PageError::PageSize`] unless `page_size` is a power of two from 4096 to 65536.
+    /// [`PageError::PageSize`] if `page_size` is not a power of two from 4096 to 65536.
     pub fn with_page_size(page_size: usize) -> Result<Self, PageError> {
         if page_size.is_power_of_two() && (PAGE_SIZE..=65536).contains(&page_size) {
             Ok(HeapPages { page_size, maker: Maker::here() })
@@ -62,8 +62,8 @@ impl Default for HeapPages {
     }
 }
 
-// SAFETY: a run is one allocation of its length, zeroed and aligned to the page size; nobody else gets it
-// until `free_run` deallocates it.
+// SAFETY: a run is an allocation of exactly its length, zeroed and aligned to the page size. Nobody else
+// gets this memory until `free_run` deallocates it.
 unsafe impl PageProvider for HeapPages {
     fn page_size(&self) -> usize {
         self.page_size
@@ -76,13 +76,13 @@ unsafe impl PageProvider for HeapPages {
         }
         check_run_length(pages)?;
         let layout = self.layout(pages)?;
-        // SAFETY: the layout's size is not 0: it is at least one page.
+        // SAFETY: the layout's size is not 0, because it has at least one page.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else {
             let reason = format_args!("out of memory");
             return Err(PageError::refused(pages, self.page_size, reason));
         };
-        // SAFETY: a fresh, zeroed allocation of exactly these pages.
+        // SAFETY: the memory is a new, zeroed allocation of exactly these pages.
         Ok(unsafe { PageRun::new(base, pages, u16::MAX) })
     }
 
@@ -92,13 +92,13 @@ unsafe impl PageProvider for HeapPages {
             return;
         }
         if let Ok(layout) = self.layout(run.pages()) {
-            // SAFETY: allocated by `alloc_run` with this layout; the caller gives it up.
+            // SAFETY: `alloc_run` allocated the run with this layout, and the caller gives the run up.
             unsafe { dealloc(run.base().as_ptr(), layout) };
         }
     }
 
     unsafe fn discard(&self, _run: &mut PageRun, _pages: Range<usize>) {
-        // The allocator cannot take back part of an allocation. So the pages stay resident and marked.
+        // The allocator cannot take back a part of an allocation. So the pages stay resident and marked.
     }
 
     fn cached_pages(&self) -> usize {
@@ -138,10 +138,10 @@ mod tests {
     fn discard_leaves_the_pages_resident() {
         let pages = HeapPages::new();
         let mut run = pages.alloc_run(2).unwrap();
-        // SAFETY: from this provider; nobody uses its bytes.
+        // SAFETY: the run comes from this provider, and nobody uses its bytes.
         unsafe { pages.discard(&mut run, 0..2) };
         assert_eq!(run.resident_pages(), 2);
-        // SAFETY: from this provider; nobody uses its bytes.
+        // SAFETY: the run comes from this provider, and nobody uses its bytes.
         unsafe { pages.free_run(run) };
     }
 }

@@ -1,4 +1,4 @@
-//! The check of a run's length.
+//! Checks the length of a run.
 
 use zpool_api::PageError;
 use zpool_api::provider::MAX_RUN_PAGES;
@@ -6,7 +6,7 @@ use zpool_api::provider::MAX_RUN_PAGES;
 /// Checks that a run may have `pages` pages.
 ///
 /// # Errors
-/// [`PageError::RunLength`] unless `pages` is 1 to [`MAX_RUN_PAGES`].
+/// [`PageError::RunLength`] if `pages` is 0 or more than [`MAX_RUN_PAGES`].
 pub(crate) fn check_run_length(pages: usize) -> Result<(), PageError> {
     if (1..=MAX_RUN_PAGES).contains(&pages) {
         Ok(())

@@ -7,7 +7,8 @@
 //! | [`HeapPages`] | the global allocator | other systems, Miri |
 //! | [`FailingPages`] | another provider; fails on request | tests |
 //!
-//! [`OwnedRun`] is a run of any provider as a byte slice that frees itself on drop.
+//! An [`OwnedRun`] is a run of any provider. It derefs to a byte slice, and frees itself when it is
+//! dropped.
 //!
 //! ```
 //! use std::sync::Arc;

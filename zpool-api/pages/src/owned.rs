@@ -10,12 +10,12 @@ use zpool_api::{PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 use zpool_base::unwind::in_destructor;
 
-/// A run of pages as a byte slice, returned to its provider on drop.
+/// A run of pages as a byte slice. Dropping it returns the pages to their provider.
 ///
-/// For backends and tools that avoid `unsafe`. `Send` and `Sync`.
+/// Meant for backends and tools that avoid `unsafe`. `Send` and `Sync`.
 ///
-/// After `fork`, in a child of the process that made it, dropping it frees nothing. Its bytes are accessible
-/// there unless the provider excludes them from children.
+/// After `fork`, a child of the process that made the run frees nothing when it drops its copy. The child
+/// can access the bytes, unless the provider excludes them from children.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -32,7 +32,8 @@ pub struct OwnedRun {
     pages: Leaked<Arc<dyn PageProvider>>,
 }
 
-// SAFETY: only this value has the run's memory, and lends it as `&[u8]` or `&mut [u8]`, as a box does.
+// SAFETY: only this value has the run's memory. It lends the memory as `&[u8]` or `&mut [u8]`, as a box
+// does.
 unsafe impl Sync for OwnedRun {}
 
 impl OwnedRun {
@@ -51,15 +52,15 @@ impl OwnedRun {
 impl Deref for OwnedRun {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the provider promises that the run's pages are initialised, valid and nobody else's. The
-        // `Arc` keeps the provider, and the run is freed only in the drop.
+        // SAFETY: the provider promises that the run's pages are valid, initialised and used by nobody
+        // else. The `Arc` keeps the provider alive, and only the drop frees the run.
         unsafe { core::slice::from_raw_parts(self.run.base().as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for OwnedRun {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `deref`, and `&mut self` excludes every other borrow.
+        // SAFETY: as for `deref`. And `&mut self` excludes every other borrow.
         unsafe { core::slice::from_raw_parts_mut(self.run.base().as_ptr(), self.len) }
     }
 }
@@ -75,9 +76,9 @@ impl Drop for OwnedRun {
         if !self.pages.is_here() {
             return;
         }
-        // SAFETY: the run is taken only here, in the drop.
+        // SAFETY: only the drop takes the run.
         let run = unsafe { ManuallyDrop::take(&mut self.run) };
-        // SAFETY: the run is from this provider, and every borrow of its bytes has ended, because `self` is
+        // SAFETY: the run comes from this provider. Every borrow of its bytes has ended, because `self` is
         // being dropped.
         let give_back = || unsafe { self.pages.free_run(run) };
         in_destructor(give_back);

@@ -1,5 +1,5 @@
-//! Page providers in a child of the process that made them: calls fail, drops leak, and nothing waits for a
-//! lock that another thread of the parent held at the fork.
+//! Uses page providers in a child of the process that made them. Calls must fail, and drops must leak.
+//! Nothing may wait for a lock that another thread of the parent held at the fork.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use zpool_api::{PageBlock, PageError, PageProvider, PageRun};
 use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun};
 
-/// Runs `work` in a child and returns its result. Returns `None` if the child died. A child that hangs is
-/// killed by an alarm.
+/// Runs `work` in a child and returns its result. Returns `None` if the child died. If the child hangs, an
+/// alarm kills it.
 fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child only runs `work` and calls `_exit`. It runs no destructor of the parent and no test
-    // harness.
+    // SAFETY: the child only runs `work` and calls `_exit`. It runs neither a destructor of the parent nor
+    // the test harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: the system call takes no pointers.
+        // SAFETY: this system call takes no pointers.
         unsafe { libc::alarm(20) };
         let said = work();
         // SAFETY: `_exit` ends the process immediately.
@@ -32,11 +32,12 @@ fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
 }
 
 fn free(pages: &dyn PageProvider, run: PageRun) {
-    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
+    // SAFETY: a test frees a run to the provider that it came from, and accesses none of its bytes
+    // afterwards.
     unsafe { pages.free_run(run) };
 }
 
-/// Stops the other threads when it is dropped.
+/// When dropped, signals the other threads to stop.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -45,11 +46,11 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Makes calls that a child must refuse. Returns the number, from 1, of the first one that misbehaves; 0 if
-/// none does.
+/// Makes calls that a provider must refuse in a child. Returns 0 if all behave. Otherwise returns the
+/// number of the first call that does not, counted from 1.
 fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
     let resident = run.resident();
-    // SAFETY: a run of this provider, whose bytes nobody uses in this process.
+    // SAFETY: the run comes from this provider, and nobody uses its bytes in this process.
     unsafe { pages.discard(run, 0..4) };
     let calls = [
         matches!(pages.alloc_run(1), Err(PageError::Forked)),
@@ -102,14 +103,14 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     }
                 });
             }
-            // Stops the threads even if this closure panics; the scope waits for them.
+            // Stops the threads even if this closure panics, since the scope waits for them.
             let _stop = StopOnDrop(&stop);
             for round in 0..60 {
                 let said = in_child(|| {
-                    // SAFETY: this copies a value of the parent. The copy is dropped once in the child, which
-                    // never uses the original.
+                    // SAFETY: this copies a value of the parent. The child drops the copy once and never
+                    // uses the original.
                     let run = unsafe { std::ptr::read(&raw const run) };
-                    // SAFETY: as above.
+                    // SAFETY: as for `run`.
                     let owned = unsafe { std::ptr::read(&raw const owned) };
                     let mut run = ManuallyDrop::into_inner(run);
                     let base = run.base().addr().get();
@@ -120,11 +121,11 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     free(&*pages, run);
                     drop(ManuallyDrop::into_inner(owned));
                     while Arc::strong_count(&pages) > 1 {
-                        // SAFETY: as above. The threads that own the other shares do not exist in this
-                        // process.
+                        // SAFETY: the other shares belong to threads that do not exist in this process, so
+                        // nobody else gives them up.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pages)) };
                     }
-                    // SAFETY: as above.
+                    // SAFETY: as for the copies above. The last share is dropped only here.
                     drop(unsafe { std::ptr::read(&raw const pages) });
                     0
                 });

@@ -1,6 +1,7 @@
-//! What `MmapPages` costs the process, measured as any user of the crate could measure it.
+//! Measures what `MmapPages` costs the process, as any user of the crate could measure it.
 //!
-//! One test measures the process in which it runs. So the others run in child processes or allocate no pages.
+//! One test measures the process in which it runs. So the other tests run in child processes or allocate no
+//! pages here.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -13,7 +14,7 @@ use zpool_pages::{MmapOptions, MmapPages, OwnedRun};
 
 const MIB: usize = 1 << 20;
 
-/// Returns the resident and swapped bytes of the mappings that contain the regions.
+/// Returns the resident and swapped bytes of all mappings that overlap the regions.
 fn resident_bytes(regions: &[(usize, usize)]) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -34,12 +35,12 @@ fn resident_bytes(regions: &[(usize, usize)]) -> usize {
 
 fn fill(pages: &MmapPages, run: &mut PageRun, count: usize) {
     run.mark_resident(0..count);
-    // SAFETY: the first pages of a run that nobody else has.
+    // SAFETY: these are the first pages of the run, and nobody else uses it.
     unsafe { run.base().as_ptr().write_bytes(0x5A, count * pages.page_size()) };
 }
 
 fn free(pages: &MmapPages, run: PageRun) {
-    // SAFETY: a run of this provider, to which no reference is left.
+    // SAFETY: the run comes from this provider, and no reference to its bytes is left.
     unsafe { pages.free_run(run) };
 }
 
@@ -51,7 +52,7 @@ fn the_counts_are_the_process_resident_set() {
         let mut runs = Vec::new();
         let mut touched = 0;
         let mut address_space = 0;
-        // Touches 1 page of 1, 1 of 2, 2 of 3, and so on: half of the pages of a long run.
+        // Touches half of the pages of each run, rounded up: 1 page of 1, 1 of 2, 2 of 3, and so on.
         while touched * page_size < 32 * MIB {
             let length = runs.len() % 16 + 1;
             let mut run = pages.alloc_run(length).unwrap();
@@ -65,7 +66,7 @@ fn the_counts_are_the_process_resident_set() {
         assert_eq!(resident_bytes(&regions), touched * page_size, "pages of {page_size}");
         assert_eq!(pages.cached_pages(), 0);
 
-        // Every second run is freed. Pages in use and cached pages remain.
+        // Frees every second run. Pages in use and cached pages must remain.
         let (left, gone): (Vec<_>, Vec<_>) =
             runs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
         gone.into_iter().for_each(|(_, run)| free(&pages, run));
@@ -86,7 +87,7 @@ fn the_counts_are_the_process_resident_set() {
 
 #[test]
 fn no_address_space_is_an_error_that_passes() {
-    // A limit on address space applies to the whole process, so a child gets it.
+    // A limit on address space applies to a whole process, so a child gets the limit.
     let tests = std::env::current_exe().unwrap();
     let child = Command::new("sh")
         .args(["-c", "ulimit -v 300000 && exec \"$0\" --ignored --exact in_little_address_space"])
@@ -114,12 +115,13 @@ fn in_little_address_space() {
     };
     assert_eq!(*page_size, pages.page_size());
     assert!(reason.contains("(os error 12)"), "{reason}");
-    // The first regions have the usual size. Smaller ones use up the rest of the address space.
+    // The first regions have the usual size. Later ones are smaller and use up the rest of the address
+    // space.
     let mut lengths: Vec<usize> = pages.regions().iter().map(|(_, len)| *len).collect();
     lengths.sort_unstable();
     assert!(lengths[lengths.len() - 1] >= 62 * MIB && lengths[0] <= 32 * MIB, "{lengths:?}");
     assert_eq!(lengths.iter().sum::<usize>(), held.len() * 16 * page_size);
-    // The provider goes on working. A block that becomes empty, here the last 2 MiB, serves any length.
+    // The provider still works. A block that becomes empty, here the last 2 MiB, serves any length.
     held.split_off(held.len() - 32).into_iter().for_each(|run| free(&pages, run));
     let run = OwnedRun::alloc(pages.clone(), 1).unwrap();
     assert_eq!(run.len(), *page_size);
@@ -139,7 +141,7 @@ fn locked_memory_costs_the_pages_that_are_touched() {
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
-    // The child reports that it skipped the test if and only if it may not lock memory.
+    // The child must report that it skipped the test exactly if this process may not lock memory.
     let skipped = said.contains(MAY_NOT_LOCK);
     assert_eq!(skipped, !may_lock(), "{said}");
 }
@@ -149,16 +151,17 @@ const MAY_NOT_LOCK: &str = "skipped: this process may not lock 16 MiB";
 /// Whether the system lets this process lock as much memory as the test needs.
 fn may_lock() -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call writes `limit`, which is a local variable.
+    // SAFETY: the call writes only to `limit`, a local variable.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
-    // CAP_IPC_LOCK.
+    // The bit of CAP_IPC_LOCK. With this capability, the limit does not apply.
     effective >> 14 & 1 == 1 || known && limit.rlim_cur >= 16 << 20
 }
 
-/// Returns the line with the system's flags of the mapping at an address.
+/// Returns the line with the flags of the mapping at an address, as the system shows them, or `None` if
+/// nothing is mapped there.
 fn flags_at(address: usize) -> Option<String> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -177,7 +180,7 @@ fn flags_at(address: usize) -> Option<String> {
 #[test]
 #[ignore = "locks the memory of its process, which the test above makes"]
 fn with_future_memory_locked() {
-    // SAFETY: locking changes where this process's memory is kept, not its contents.
+    // SAFETY: locking changes only where this process's memory is kept, not its contents.
     let locked = may_lock() && unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
     if !locked {
         println!("{MAY_NOT_LOCK}");
@@ -193,13 +196,13 @@ fn with_future_memory_locked() {
     fill(&pages, &mut run, 1);
     assert_eq!(resident_bytes(&regions), page_size, "more than the touched page");
     fill(&pages, &mut run, 4);
-    // SAFETY: a run of this provider; nobody uses its bytes.
+    // SAFETY: the run comes from this provider, and nobody uses its bytes.
     unsafe { pages.discard(&mut run, 2..4) };
     assert_eq!(resident_bytes(&regions), run.resident_pages() * page_size);
     free(&pages, run);
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     pages.trim();
-    // Depending on the kernel, the pages are gone or are still counted.
+    // Depending on the kernel, the pages are gone or still counted.
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     let mut release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     release.truncate(release.find('-').unwrap_or(release.trim_end().len()));
@@ -207,7 +210,7 @@ fn with_future_memory_locked() {
     if version >= vec![5, 18] {
         assert_eq!(pages.cached_pages(), 0, "Linux {release} took nothing back");
     }
-    // Memory that is freed in batches goes as well.
+    // Memory that is freed in batches must go, too.
     let mut runs: Vec<PageRun> = (0..200).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter_mut().for_each(|run| fill(&pages, run, 1));
     runs.into_iter().for_each(|run| free(&pages, run));

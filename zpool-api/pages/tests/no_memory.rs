@@ -1,4 +1,4 @@
-//! If the heap refuses memory at any step, providers return an error and never abort.
+//! If the heap refuses memory at any step, providers must return an error and never abort.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -13,7 +13,8 @@ use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages};
 
 fn free(pages: &dyn PageProvider, run: PageRun) {
-    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
+    // SAFETY: a test frees a run to the provider that it came from, and accesses none of its bytes
+    // afterwards.
     unsafe { pages.free_run(run) };
 }
 
@@ -23,26 +24,26 @@ fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usiz
     for step in 0..3000 {
         match rng.below(10) {
             0..=5 if held.len() < held.capacity() => {
-                // Long runs, so that several regions are needed.
+                // Most runs are long, so that several regions are needed.
                 match pages.alloc_run([16, 16, 16, 3][step % 4]) {
                     Ok(mut run) => {
                         if step % 3 > 0 {
                             run.mark_resident(0..1);
-                            // SAFETY: the first page of a run that is this test's alone.
+                            // SAFETY: this is the first page of the run, and only this test uses the run.
                             unsafe { run.base().as_ptr().write_bytes(1, 64) };
                         }
                         held.push(run);
                     }
                     Err(PageError::Refused { pages, .. }) if pages > 0 => *refused += 1,
-                    // No other error may occur, because only the heap refuses. This aborts, because a panic
-                    // would need the heap.
+                    // Only the heap refuses memory here, so no other error may occur. This aborts instead
+                    // of panicking, because a panic would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
             6 | 7 if !held.is_empty() => free(pages, held.swap_remove(rng.below(held.len()))),
             8 if !held.is_empty() => {
                 let at = rng.below(held.len());
-                // SAFETY: a run of the provider; nobody uses its bytes.
+                // SAFETY: the run comes from this provider, and nobody uses its bytes.
                 unsafe { pages.discard(&mut held[at], 0..2) };
             }
             9 if rng.below(8) == 0 => {
@@ -74,7 +75,7 @@ fn providers_refuse_and_go_on() {
             let mut refused = 0;
             with_allocations(granted, || {
                 traffic(&*pages, &mut held, &mut refused);
-                // The list may be empty for lack of memory.
+                // The list is empty if there is no memory for it.
                 drop(mapped.regions());
             });
             ever_refused += refused;
@@ -85,7 +86,7 @@ fn providers_refuse_and_go_on() {
             for run in held {
                 free(&*pages, run);
             }
-            // With enough memory everything works again.
+            // With enough memory, everything works again.
             let again: Vec<_> = (0..100).map(|_| pages.alloc_run(16).unwrap()).collect();
             again.into_iter().for_each(|run| free(&*pages, run));
             pages.trim();

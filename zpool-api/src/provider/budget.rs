@@ -2,19 +2,20 @@
 
 use core::cell::Cell;
 use std::sync::Arc;
-// Always std's, not loom's: these numbers order nothing.
+// Always the types of std, even under loom: no other memory access is ordered by these numbers.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::PageError;
 
 /// A limit on the resident pages of all pools that share it.
 ///
-/// A backend with a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges it before a page becomes
-/// resident. It uncharges it after the page has left the pool's `total_pages`. So an object that fits into a
-/// resident page charges nothing. A pool stops growing exactly at the limit: then an allocation fails with
-/// [`PageError::Limit`] and changes nothing.
+/// A backend that has a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges each page to it before
+/// the page becomes resident. It returns the bytes after the page has left the pool's `total_pages`. So an
+/// object that fits into resident pages charges nothing. Pools stop growing exactly at the limit: an
+/// allocation that would exceed it fails with [`PageError::Limit`] and changes nothing.
 ///
-/// `Send` and `Sync`. Never blocks. It is written when pages come and go, not for each object.
+/// `Send` and `Sync`. Never blocks. A budget is written to only when pages come and go, not for each
+/// object.
 ///
 /// ```
 /// use zpool_api::{PageBudget, PageError};
@@ -28,18 +29,19 @@ use crate::PageError;
 #[derive(Debug)]
 pub struct PageBudget {
     limit: AtomicUsize,
-    /// Bytes charged, as [`settled`] reads them.
+    /// Bytes charged. [`settled`] turns this sum into a number of bytes.
     used: AtomicUsize,
-    /// Every charge of this budget is also made to the parent, and only the parent's limit counts.
+    /// The budget that this one is part of. Every charge is also made to the parent, and only the parent's
+    /// limit counts.
     parent: Option<Arc<PageBudget>>,
 }
 
 thread_local! {
-    /// Bytes by which this thread's charges may exceed a limit.
+    /// Number of bytes by which this thread's charges may exceed a limit.
     static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Holds the previous allowance and restores it on drop, even if the work panics.
+/// Holds the previous allowance, and restores it on drop, even after a panic.
 struct Restore(usize);
 
 impl Drop for Restore {
@@ -49,13 +51,13 @@ impl Drop for Restore {
 }
 
 impl PageBudget {
-    /// Makes a budget of `limit` bytes. `usize::MAX` means no limit.
+    /// Makes a budget with a limit of `limit` bytes. `usize::MAX` means no limit.
     pub const fn new(limit: usize) -> Self {
         PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), parent: None }
     }
 
-    /// Makes a part of `parent`. It counts what one of several pools uses. The parent's limit applies to all
-    /// its parts together.
+    /// Makes a budget that is a part of `parent`, for instance to count what one of several pools uses. Its
+    /// charges are made to the parent, too. The parent's limit applies to all its parts together.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -72,20 +74,21 @@ impl PageBudget {
         PageBudget { limit, used, parent: Some(parent) }
     }
 
-    /// Takes `bytes` from the budget. Takes nothing if they do not fit.
+    /// Charges `bytes` to the budget. Charges nothing if they do not fit.
     ///
     /// # Errors
-    /// [`PageError::Limit`] if they would exceed the limit plus this thread's allowance
-    /// ([`PageBudget::with_allowance`]), or `isize::MAX` bytes, more than any address space holds.
+    /// [`PageError::Limit`] if the sum of all charges would exceed the limit plus this thread's allowance
+    /// ([`PageBudget::with_allowance`]), or `isize::MAX` bytes, which is more than any address space holds.
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
         if let Some(parent) = &self.parent {
             parent.charge(bytes)?;
-            // Relaxed: as below.
+            // Relaxed: as explained below.
             self.used.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
         let limit = self.limit();
-        // Relaxed, here and below: the sum publishes nothing; an RMW reads its latest value.
+        // Relaxed, here and below: the sum publishes nothing, and an atomic update always reads its latest
+        // value.
         let relaxed = Ordering::Relaxed;
         let charged = self.used.fetch_update(relaxed, relaxed, |used| within(used, bytes, limit));
         let Err(used) = charged else { return Ok(()) };
@@ -94,7 +97,7 @@ impl PageBudget {
         charged.map(drop).map_err(|_| PageError::Limit { bytes, used: settled(used), limit })
     }
 
-    /// Checks whether [`PageBudget::charge`] would succeed now. Takes nothing.
+    /// Checks whether [`PageBudget::charge`] would succeed now. Charges nothing.
     ///
     /// # Errors
     /// Those of [`PageBudget::charge`].
@@ -107,13 +110,14 @@ impl PageBudget {
         fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })
     }
 
-    /// Takes `bytes` regardless of the limit. For pages that are needed to free others, as in compaction.
+    /// Charges `bytes`, whatever the limit. Meant for pages that are needed to free other pages, as in
+    /// compaction.
     pub fn charge_beyond(&self, bytes: usize) {
         self.shift(bytes);
     }
 
-    /// Adds `by`, a wrapped number if it is negative, to this sum and to those of all parents. Returns what
-    /// was charged here before.
+    /// Adds `by` to this sum and to the sums of all parents. A negative `by` is passed as a wrapped number.
+    /// Returns this sum as it was before.
     fn shift(&self, by: usize) -> usize {
         if let Some(parent) = &self.parent {
             parent.shift(by);
@@ -122,12 +126,13 @@ impl PageBudget {
         self.used.fetch_add(by, Ordering::Relaxed)
     }
 
-    /// Returns `bytes`, charged earlier, to the budget.
+    /// Returns `bytes` that were charged earlier to the budget.
     ///
     /// # Panics
-    /// In debug builds, if fewer were charged.
+    /// In debug builds, panics if fewer bytes are charged.
     pub fn uncharge(&self, bytes: usize) {
-        // Not compared with the parent's sum: the `set_used` of another part may be half done there.
+        // Only this sum is checked, not the parent's: another part's `set_used` may have changed the parent
+        // only half.
         let used = self.shift(bytes.wrapping_neg());
         debug_assert!(
             used >= bytes,
@@ -135,25 +140,26 @@ impl PageBudget {
         );
     }
 
-    /// Bytes charged now.
+    /// Returns the number of bytes charged now.
     pub fn used(&self) -> usize {
         // Relaxed: as in `charge`.
         settled(self.used.load(Ordering::Relaxed))
     }
 
-    /// Sets the charge to `bytes`, regardless of the limit. For a pool that charges nothing itself: a caller
-    /// that knows its size sets it here.
+    /// Sets the number of charged bytes to `bytes`, whatever the limit. Meant for a pool that charges
+    /// nothing itself, if a caller knows the pool's size.
     pub fn set_used(&self, bytes: usize) {
-        // Relaxed: as in `charge`. Each of two concurrent callers changes the parent by its own difference.
+        // Relaxed: as in `charge`. If two threads call this at once, each changes the parent by its own
+        // difference.
         let before = self.used.swap(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
-            // A negative difference may arrive before the positive one that it follows: `settled` reads the
-            // sum meanwhile.
+            // One thread's negative difference may reach the parent before the other thread's earlier
+            // positive one. Until both have arrived, `settled` handles the negative sum.
             parent.shift(bytes.wrapping_sub(before));
         }
     }
 
-    /// Returns the limit in bytes; for a part, its parent's limit.
+    /// Returns the limit in bytes. For a part, this is the parent's limit.
     pub fn limit(&self) -> usize {
         if let Some(parent) = &self.parent {
             return parent.limit();
@@ -162,15 +168,16 @@ impl PageBudget {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. Has no effect on a part. If more than the new limit is charged already, those
-    /// charges stay.
+    /// Changes the limit. On a part, this has no effect. Bytes that are charged already stay charged, even
+    /// if they exceed the new limit.
     pub fn set_limit(&self, limit: usize) {
         // Relaxed: as in `charge`.
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Runs `work` and returns its result. Meanwhile this thread's charges may exceed the limit of any budget
-    /// by `bytes`. Replaces an outer allowance until `work` ends.
+    /// Runs `work` and returns its result. While `work` runs, this thread's charges may exceed the limit of
+    /// any budget by `bytes`. In a nested call, only the inner allowance counts until the inner `work`
+    /// ends.
     ///
     /// ```
     /// use zpool_api::PageBudget;
@@ -186,22 +193,23 @@ impl PageBudget {
     }
 }
 
-/// Returns `used + bytes`, or `None` if that exceeds `most` or what any address space holds.
+/// Returns the wrapped sum `used + bytes`, or `None` if the bytes together exceed `most` or [`LARGEST`].
 fn within(used: usize, bytes: usize, most: usize) -> Option<usize> {
     let together = settled(used).checked_add(bytes)?;
     (together <= most.min(LARGEST)).then(|| used.wrapping_add(bytes))
 }
 
-/// No budget has more bytes charged.
+/// The most bytes that can be charged to a budget.
 const LARGEST: usize = isize::MAX as usize;
 
-/// Returns the bytes that a sum stands for. While two threads call [`PageBudget::set_used`] of a part, the
-/// parent's sum may be negative for a moment, that is, wrapped: it stands for 0.
+/// Turns a sum into a number of bytes. While two threads call [`PageBudget::set_used`] on a part, the
+/// parent's sum may be negative for a moment. A negative sum is stored wrapped, so it is above [`LARGEST`];
+/// it counts as 0.
 fn settled(used: usize) -> usize {
     if used > LARGEST { 0 } else { used }
 }
 
-/// `limit` plus this thread's allowance.
+/// Returns `limit` plus this thread's allowance.
 fn with_allowed(limit: usize) -> usize {
     limit.saturating_add(ALLOWANCE.try_with(Cell::get).unwrap_or(0))
 }
@@ -210,7 +218,8 @@ fn with_allowed(limit: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// What the parent's sum is when one of two `set_used` of a part has arrived before the other.
+    /// Gives the parent the sum that it has for a moment while two threads call `set_used`: only the
+    /// negative difference has reached it.
     #[test]
     fn a_sum_that_is_negative_for_a_moment_refuses_nothing() {
         let whole = Arc::new(PageBudget::new(8192));

@@ -1,12 +1,15 @@
 //! Where pages come from: runs of 1 to 16 virtually contiguous pages.
 //!
-//! Address space is nearly free, and the system backs a page with memory when it is first touched. So only
-//! the touched pages of a run cost memory. A [`PageRun`] therefore records for each page whether it may be
-//! *resident*: the backend marks a page before it first touches it, and the provider clears the mark when it
-//! returns the page's memory to the system. Resident pages of runs in use are the backend's `total_pages`;
-//! those of runs that the provider keeps warm are its `cached_pages`.
+//! Address space is nearly free, and the system backs a page with memory only when the page is first
+//! touched. So a run costs memory only for the pages that were touched. For each of its pages, a
+//! [`PageRun`] records whether the page may be *resident*, that is, backed by memory. The backend marks a
+//! page before it first touches it. The provider clears the mark when it returns the page's memory to the
+//! system.
 //!
-//! Every byte of a run is initialised at all times, to whatever it held last or to zero.
+//! The resident pages of runs in use count in the backend's `total_pages`. The resident pages of free runs
+//! that the provider keeps for later, the *warm* pages, count in the provider's `cached_pages`.
+//!
+//! Every byte of a run is initialised at all times. It is 0 or what it held last.
 //!
 //! The providers themselves are in the crate `zpool-pages`.
 
@@ -22,14 +25,14 @@ use core::ptr::NonNull;
 
 use crate::PageError;
 
-/// Longest run, in pages. [`PageRun::resident`] has a bit for each page.
+/// Greatest length of a run, in pages. [`PageRun::resident`] has a bit for each page.
 pub const MAX_RUN_PAGES: usize = 16;
-/// The smallest page size, and the unit in which stores exchange pages, in bytes.
+/// The smallest page size, in bytes. Stores exchange pages of this size.
 pub const PAGE_SIZE: usize = 4096;
 
-/// A run of contiguous pages that one holder owns until it frees the run.
+/// A run of contiguous pages. Its holder owns the pages until the run is freed.
 ///
-/// `Send`, not `Clone`. Dropping it frees nothing; call [`PageProvider::free_run`].
+/// `Send`, not `Clone`. Dropping a run frees nothing: call [`PageProvider::free_run`].
 #[must_use = "a dropped run is lost until its provider is dropped"]
 pub struct PageRun {
     base: NonNull<u8>,
@@ -37,32 +40,34 @@ pub struct PageRun {
     resident: u16,
 }
 
-// SAFETY: the run's holder is the memory's only owner, and the memory is bound to no thread.
+// SAFETY: only the run's holder uses the memory, and the memory is bound to no thread.
 unsafe impl Send for PageRun {}
 
 impl PageRun {
-    /// Makes a run of `pages` pages at `base`. For providers. A set bit in `resident` says that the page may
-    /// be resident already. More than [`MAX_RUN_PAGES`] pages count as [`MAX_RUN_PAGES`].
+    /// Makes a run of `pages` pages at `base`. Meant for providers. A bit that is set in `resident` means
+    /// that the page may be resident already. If `pages` exceeds [`MAX_RUN_PAGES`], the run has
+    /// [`MAX_RUN_PAGES`] pages.
     ///
     /// # Safety
-    /// `base` must be the start of that many pages. They must be aligned to a page, readable, writable and
-    /// initialised, and nobody else may use them until the run is given back.
+    /// `base` must be the start of that many pages. The pages must be aligned to their size, readable,
+    /// writable and initialised. Nobody else may use them until the run is given back to its provider.
     pub unsafe fn new(base: NonNull<u8>, pages: usize, resident: u16) -> Self {
         let pages = pages.min(MAX_RUN_PAGES);
         PageRun { base, pages: pages as u8, resident: resident & mask(0..pages) }
     }
 
-    /// The first byte, aligned to the provider's page size.
+    /// Returns the address of the first byte. It is aligned to the provider's page size.
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
 
-    /// Pages in the run, 1 to 16.
+    /// Returns the number of pages in the run, 1 to 16.
     pub fn pages(&self) -> usize {
         usize::from(self.pages)
     }
 
-    /// Returns a bit for each page, set if the page may be resident. Bit 0 is the first page.
+    /// Returns one bit for each page. The bit is set if the page may be resident. Bit 0 stands for the
+    /// first page.
     pub fn resident(&self) -> u16 {
         self.resident
     }
@@ -72,21 +77,23 @@ impl PageRun {
         self.resident.count_ones() as usize
     }
 
-    /// Marks pages as resident. Call it before the first touch. Ignores pages beyond the run. Returns how
-    /// many of the pages were not marked before.
+    /// Marks pages as resident. Call it before you first touch them. Ignores pages outside the run. Returns
+    /// how many of the pages were not marked before.
     pub fn mark_resident(&mut self, pages: Range<usize>) -> usize {
         let before = self.resident;
         self.resident |= mask(pages.start..pages.end.min(self.pages()));
         (self.resident ^ before).count_ones() as usize
     }
 
-    /// Clears the marks of pages whose memory has returned to the system. For providers.
+    /// Removes the marks of pages. Meant for providers that have returned the memory of these pages to the
+    /// system.
     pub fn mark_released(&mut self, pages: Range<usize>) {
         self.resident &= !mask(pages);
     }
 }
 
-/// Returns a mask with the bits of `pages` set. It is 0 for an empty range and has no bit above 15.
+/// Returns a mask in which the bits of `pages` are set. It is 0 for an empty range. Pages above 15 are
+/// ignored.
 fn mask(pages: Range<usize>) -> u16 {
     let below = |n: usize| if n >= MAX_RUN_PAGES { u16::MAX } else { (1u16 << n) - 1 };
     below(pages.end) & !below(pages.start)
@@ -103,58 +110,62 @@ impl fmt::Debug for PageRun {
 
 /// A source of page runs.
 ///
-/// Calls may block in the system. They must not be made under a list, class, zspage or entry lock; debug
-/// builds check it (`lockdep::might_sleep`).
+/// Calls may block in the system. They must not be made under a list, class, zspage or entry lock. Debug
+/// builds check this (`lockdep::might_sleep`).
 ///
 /// After `fork`, in a child of the process that made the provider, calls to the providers of `zpool-pages`
-/// fail with [`PageError::Forked`] or do nothing. Such a provider leaks when it is dropped there.
+/// fail with [`PageError::Forked`] or do nothing. If the child drops such a provider, its memory leaks.
 ///
 /// # Safety
-/// `alloc_run` must return runs that have the requested length and satisfy the conditions of
-/// [`PageRun::new`]. Their memory must stay valid until `free_run` takes them back or the provider is
+/// Each run that `alloc_run` returns must have the requested length and satisfy the conditions of
+/// [`PageRun::new`]. Its memory must stay valid until `free_run` takes the run back or the provider is
 /// dropped.
 pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
-    /// Bytes per page: a power of two, at least 4096, constant for the provider's life.
+    /// Returns the bytes per page: a power of two and at least 4096. It never changes.
     fn page_size(&self) -> usize;
 
-    /// Allocates a run of `pages` pages, 1 to [`MAX_RUN_PAGES`]. Its bytes are initialised, but not
-    /// necessarily zero.
+    /// Allocates a run of `pages` pages, 1 to [`MAX_RUN_PAGES`]. The bytes are initialised, but not
+    /// necessarily 0.
     ///
     /// # Errors
-    /// [`PageError::RunLength`] unless `pages` is 1 to [`MAX_RUN_PAGES`], [`PageError::Refused`] if the
-    /// system or the heap refuses, [`PageError::Forked`] in a child after `fork`. A call that fails changes
-    /// nothing. A lack of memory never aborts the process.
+    /// * [`PageError::RunLength`] if `pages` is 0 or more than [`MAX_RUN_PAGES`].
+    /// * [`PageError::Refused`] if the system or the heap refuses memory.
+    /// * [`PageError::Forked`] in a child after `fork`.
+    ///
+    /// A call that fails changes nothing. A lack of memory never aborts the process.
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError>;
 
-    /// Takes a run back. May keep its resident pages warm for later runs.
+    /// Takes a run back. May keep the run's resident pages warm for later runs.
     ///
     /// # Safety
-    /// The run must be from this provider, and nobody may touch its memory afterwards.
+    /// The run must come from this provider, and nobody may touch its memory afterwards.
     unsafe fn free_run(&self, run: PageRun);
 
-    /// Gives the memory of some pages back to the system while the run stays in use. Their contents are
-    /// unspecified afterwards. Clears their resident marks, unless the provider cannot return parts of a run.
-    /// Ignores pages beyond the run.
+    /// Gives the memory of `pages` back to the system while the run stays in use. The contents of these
+    /// pages are unspecified afterwards. Clears their resident marks, unless the provider cannot return
+    /// parts of a run. Ignores pages outside the run.
     ///
     /// # Safety
-    /// The run must be from this provider, and nobody may be using the bytes of those pages.
+    /// The run must come from this provider, and nobody may be using the bytes of these pages.
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>);
 
     /// Isolates a sparsely used block of address space: `alloc_run` takes no run from it until
-    /// [`putback_block`](Self::putback_block). Returns all warm pages to the system first, then considers the
-    /// blocks whose runs fit into the free space of other blocks, and chooses the one with the fewest pages
-    /// in use.
+    /// [`putback_block`](Self::putback_block) puts the block back. First returns all warm pages to the
+    /// system. Then chooses, among the blocks whose runs in use fit into the free space of other blocks,
+    /// the one with the fewest pages in use.
     ///
-    /// Returns `None` if no block is worth emptying, if another block is isolated already, or if the provider
-    /// has no blocks.
+    /// Returns `None` if no block is worth emptying, if another block is already isolated, or if the
+    /// provider has no blocks. The default returns `None`.
     fn isolate_block(&self) -> Option<PageBlock> {
         None
     }
 
-    /// Ends the isolation of a block. If none of its runs is in use, returns its memory to the system in one
-    /// piece, and returns true. Otherwise only makes its free runs available again, and returns false.
-    /// Ignores a block that is not the isolated one (made up, another provider's, or put back already) and
-    /// returns false.
+    /// Ends the isolation of a block. If none of its runs is in use, returns the block's memory to the
+    /// system in one piece, and returns true. Otherwise only makes the block's free runs available again,
+    /// and returns false.
+    ///
+    /// If `block` is not the isolated block, ignores it and returns false. It may be made up, belong to
+    /// another provider, or have been put back already. The default does nothing and returns false.
     fn putback_block(&self, block: PageBlock) -> bool {
         let _ = block;
         false
@@ -163,10 +174,10 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// Returns the number of resident pages that the provider keeps warm. Takes no lock.
     fn cached_pages(&self) -> usize;
 
-    /// Gives all warm pages back to the system and returns their number.
+    /// Gives all warm pages back to the system and returns the number of these pages.
     fn trim(&self) -> usize;
 
-    /// Returns the bytes of the provider's own bookkeeping.
+    /// Returns the bytes that the provider uses for its own bookkeeping.
     fn metadata_bytes(&self) -> usize;
 }
 
@@ -196,7 +207,7 @@ mod tests {
         #[repr(align(4096))]
         struct Pages([u8; 3 * PAGE_SIZE]);
         let mut pages = Box::new(Pages([0; 3 * PAGE_SIZE]));
-        // SAFETY: three pages, aligned and zeroed, which outlive the run.
+        // SAFETY: `pages` is three pages, aligned and zeroed. It outlives the run.
         let mut run = unsafe { PageRun::new(NonNull::from(&mut pages.0).cast(), 3, 0b1_0001) };
         assert_eq!(run.resident(), 0b001);
         assert_eq!(run.mark_resident(0..2), 1);

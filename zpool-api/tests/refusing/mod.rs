@@ -1,4 +1,5 @@
-//! An allocator that can refuse: a thread is granted a number of allocations, and every further one fails.
+//! An allocator that can refuse memory. It grants a thread a given number of allocations and refuses all
+//! others.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -6,7 +7,7 @@ use std::cell::Cell;
 struct Refusing;
 
 thread_local! {
-    /// Allocations still granted to this thread.
+    /// Number of allocations that this thread may still make. `usize::MAX` means no limit.
     static GRANTED: Cell<usize> = const { Cell::new(usize::MAX) };
     static REFUSED: Cell<usize> = const { Cell::new(0) };
 }
@@ -26,25 +27,25 @@ fn grants() -> bool {
     }
 }
 
-// SAFETY: every pointer is the system allocator's, or null.
+// SAFETY: every pointer comes from the system allocator or is null.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's arguments, unchanged.
+        // SAFETY: passes the caller's arguments on unchanged.
         if grants() { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's arguments, unchanged.
+        // SAFETY: passes the caller's arguments on unchanged.
         if grants() { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's arguments, unchanged.
+        // SAFETY: passes the caller's arguments on unchanged.
         unsafe { System.dealloc(at, layout) };
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's arguments, unchanged.
+        // SAFETY: passes the caller's arguments on unchanged.
         if grants() { unsafe { System.realloc(at, layout, size) } } else { std::ptr::null_mut() }
     }
 }
@@ -52,8 +53,8 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
-/// Grants `work` the first `granted` allocations and refuses all further ones. Returns how many it refused.
-/// Code that cannot handle a refusal aborts the process, which fails the test.
+/// Runs `work`. Grants it the first `granted` allocations and refuses all others. Returns the number of
+/// refusals. If `work` cannot handle a refusal, the process aborts and the test fails.
 pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(|refused| refused.set(0));
     GRANTED.with(|left| left.set(granted));
@@ -62,8 +63,8 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(Cell::get)
 }
 
-/// Takes and releases some ranks once, so that anything that lockdep sets up on a thread's first use is set
-/// up before allocations are refused.
+/// Takes and releases some ranks once. On a thread's first use, lockdep may set up data of its own; this
+/// makes it do so before allocations are refused.
 #[allow(dead_code, reason = "not every test that includes this file takes ranked locks")]
 pub(crate) fn warm_lockdep() {
     use zpool_base::lockdep::{Rank, acquire};

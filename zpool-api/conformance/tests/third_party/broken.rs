@@ -1,8 +1,8 @@
-//! The backend with one fault at a time. It tests the conformance suite itself.
+//! Tests the conformance suite itself, with a backend that has one fault at a time.
 //!
-//! `Broken` passes every call on to a sound pool, except where its fault says otherwise. For each fault, a
-//! table names the checks that must fail. Every check of the suite is in the table at least once: a check
-//! that no fault makes fail would check nothing.
+//! `Broken` passes every call on to a correct pool, except where its fault requires something else. For
+//! each fault, a table names the checks that must fail. Each check of the suite must be in the table at
+//! least once. If no fault made a check fail, the check might test nothing.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +23,8 @@ use crate::onepage::OnePage;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
-    /// No fault. Shows that the checks fail because of the faults, not because of the wrapper.
+    /// No fault. All checks must pass. This shows that other failures come from the faults and not from the
+    /// wrapper.
     None,
     AlignmentIsALie,
     BytesAreRoundedUp,
@@ -178,7 +179,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
     ]
 };
 
-/// Pages that outlive their pool. They are kept reachable, so that leak checkers do not report them.
+/// Pages that outlive their pool. They are kept here, so that leak checkers do not report them.
 static OUTLIVING: Mutex<Vec<OwnedRun>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
@@ -188,7 +189,7 @@ struct Broken {
     pages: Arc<dyn PageProvider>,
     state: Arc<Mutex<State>>,
     reads: AtomicUsize,
-    /// The thread that is in `reclaim`. For `ReclaimHoldsItsLock`.
+    /// The thread that is in `reclaim`, if any. Used by `ReclaimHoldsItsLock`.
     reclaiming: Mutex<Option<ThreadId>>,
     arena: Option<Arena>,
 }
@@ -203,7 +204,7 @@ struct State {
     parked: usize,
     short: bool,
     readers: usize,
-    /// Write guards that were begun and not committed.
+    /// The number of write guards that were begun and not committed.
     open: usize,
     /// The thread and the size of the last `malloc`.
     last_malloc: Option<(ThreadId, usize)>,
@@ -211,7 +212,7 @@ struct State {
     lost: Vec<OwnedRun>,
 }
 
-/// A reader that informs the pool when it is dropped.
+/// A reader that updates the state of the pool when it is dropped.
 struct Reader {
     bytes: Vec<u8>,
     fault: Fault,
@@ -238,7 +239,8 @@ impl Drop for Reader {
     }
 }
 
-/// Sixteen slots of one page each. The next object in a slot overwrites the bytes even under readers.
+/// Sixteen slots of one page each. When a slot gets a new object, its bytes are overwritten even if the old
+/// object has readers.
 #[derive(Debug)]
 struct Arena {
     run: Mutex<Option<PageRun>>,
@@ -262,7 +264,7 @@ impl Arena {
 
     fn slot(&self, slot: usize) -> NonNull<u8> {
         let base = self.run.lock().unwrap().as_ref().unwrap().base();
-        // SAFETY: the run has 16 slots of one page each.
+        // SAFETY: the run has 16 slots of one page each, and `slot` is one of them.
         unsafe { base.add(slot * 4096) }
     }
 
@@ -271,8 +273,9 @@ impl Arena {
         if let Some(slot) = slots.iter().position(Option::is_none) {
             slots[slot] = Some(handle);
             let to = self.slot(slot);
-            // SAFETY: a slot has room for an object. Guards may point to the slot: that is the fault. The
-            // checks that run this are single-threaded and hold no reference into the slot meanwhile.
+            // SAFETY: a slot has room for any object. Guards may point to the slot: that is the fault. The
+            // checks that run this are single-threaded, and no reference into the slot exists during the
+            // copy.
             unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
     }
@@ -281,8 +284,9 @@ impl Arena {
         let slots = self.slots.lock().unwrap();
         let slot = slots.iter().position(|live| *live == Some(handle))?;
         let bytes = NonNull::slice_from_raw_parts(self.slot(slot), len);
-        // SAFETY: the slot is readable and initialised for the pool's life. Its bytes may change: that is the
-        // fault. The only thread changes them only between two borrows of the guard.
+        // SAFETY: the slot is readable and initialised as long as the pool lives. Its bytes may change:
+        // that is the fault. There is only one thread, and it changes the bytes only between two borrows of
+        // the guard.
         Some(unsafe { ObjRead::from_pin(bytes, &NoPin, 0) })
     }
 
@@ -297,7 +301,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(run) = self.run.lock().unwrap().take() {
-            // SAFETY: the run is from a `HeapPages`. Guards borrow the pool, so none is left.
+            // SAFETY: the run comes from a `HeapPages`. Guards borrow the pool, so none is left.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -331,7 +335,7 @@ impl Broken {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Panics where a call from within a callback would deadlock, because a test cannot wait for a deadlock.
+    /// Panics where a call from a callback would deadlock. A test cannot wait for a real deadlock.
     fn enter(&self) {
         let me = Some(thread::current().id());
         if self.is(Fault::ReclaimHoldsItsLock) && *self.reclaiming.lock().unwrap() == me {
@@ -339,7 +343,8 @@ impl Broken {
         }
     }
 
-    /// Returns the inner pool's handle of an object.
+    /// Returns the inner pool's handle of an object. If the pool does not know the handle, returns it
+    /// unchanged.
     fn name_of(&self, handle: Handle) -> Handle {
         let handle = match self.fault {
             Fault::OtherPoolsHandleIsTaken => Handle::new(self.tag(), handle.backend_bits()),
@@ -420,7 +425,7 @@ fn inner_tag(handle: Handle) -> PoolTag {
     PoolTag::new(handle.tag_bits()).unwrap()
 }
 
-/// An [`Evict`] made of a closure that also gets the pool.
+/// An [`Evict`] made from a pool and a closure. The closure gets the pool as well.
 struct Answer<'a, F>(&'a Broken, F);
 
 impl<F: Fn(&Broken, Handle, ObjRead<'_>) -> Evicted> Evict for Answer<'_, F> {
@@ -535,7 +540,7 @@ impl Zpool for Broken {
                 return self.inner.obj_read_begin(latest.unwrap_or(handle));
             }
             Err(_) if self.is(Fault::StaleReadTakesALock) => {
-                // The lock has the same rank as the caller's lock.
+                // This lock has the same rank as the caller's lock.
                 drop(lockdep::acquire(Rank::Entry));
                 return Err(ZpoolError::invalid(handle));
             }
@@ -613,7 +618,7 @@ impl Zpool for Broken {
             }
             live.into_iter()
         };
-        // Reclaims over any sequence of guards.
+        // Reclaims the objects of any sequence of guards, in the order of the sequence.
         let over = |offers: &mut dyn Iterator<Item = (Handle, ObjRead<'_>)>| {
             let mut freed = 0;
             for (handle, object) in offers {
@@ -766,7 +771,7 @@ fn check(name: &str) -> &'static Check {
     found.unwrap_or_else(|| panic!("no check is called {name}"))
 }
 
-/// Runs the check and returns the suite's message about the subject, or `None` if the check passes.
+/// Runs the check. Returns the suite's message if the check fails, or `None` if it passes.
 fn verdict(check: &Check, subject: &dyn Subject) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(|| (check.run)(subject))).err()?;
     Some(payload.downcast_ref::<String>().cloned().unwrap_or_default())
@@ -807,7 +812,7 @@ fn every_check_finds_some_fault() {
     assert!(idle.is_empty(), "checks that find none of the faults: {idle:?}");
 }
 
-/// A subject that uses pages, but whose `uses_pages` is false.
+/// A subject that uses the provider's pages, although its `uses_pages` returns false.
 struct Denies;
 
 impl Subject for Denies {

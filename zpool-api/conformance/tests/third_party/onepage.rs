@@ -1,9 +1,10 @@
-//! A complete backend without `unsafe`: every object has its own page.
+//! A complete backend without `unsafe`: each object has a page of its own.
 //!
-//! Handles count up and are never used twice. So a freed handle stays invalid, and the map has the objects in
-//! the order of their age. The map and each reader own a share (an `Arc`) of an object's page. The page
-//! returns to the provider when the last share is dropped. A reader may be dropped under a lock, so it leaves
-//! its share to the next call that may block. Pages are allocated and freed outside the lock.
+//! Handles count up, and each is used only once. So the handle of a freed object stays invalid, and the map
+//! holds the objects in the order of their age. The map and each reader own a share (an `Arc`) of an
+//! object's page. The page returns to the provider when the last share is dropped. But a reader may be
+//! dropped under a lock, so it does not drop its share. It leaves the share to the next call that may
+//! block. Pages are allocated and freed outside the lock.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +27,7 @@ pub(crate) struct OnePage {
     left: Left,
 }
 
-/// Shares of pages that readers left.
+/// The shares of pages that readers left.
 type Left = Arc<Mutex<Vec<Arc<OwnedRun>>>>;
 
 /// A reader's share of a page.
@@ -52,7 +53,8 @@ struct State {
     last: u64,
     objects: BTreeMap<Handle, Object>,
     object_bytes: usize,
-    /// Pages of objects that were freed during reads. `stats` removes a page after its readers have ended.
+    /// The pages of objects that were freed while being read. `stats` removes a page once its readers have
+    /// ended.
     parked: Vec<Weak<OwnedRun>>,
     reclaimed: u64,
 }
@@ -72,19 +74,19 @@ impl OnePage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the shares that readers left.
+    /// Drops all shares that readers left.
     fn sweep(&self) {
         let left = core::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         drop(left);
     }
 
-    /// Takes an object out of the map and returns its page.
+    /// Removes an object from the map and returns its page.
     fn take(&self, handle: Handle) -> Result<Arc<OwnedRun>, ZpoolError> {
         self.sweep();
         let mut state = self.state();
         let object = state.objects.remove(&handle).ok_or(ZpoolError::invalid(handle))?;
         state.object_bytes -= object.len;
-        // Readers are added only under the lock, so from here on the count can only fall.
+        // Readers are added only under the lock. So from now on this count can only fall.
         if Arc::strong_count(&object.page) > 1 {
             state.parked.push(Arc::downgrade(&object.page));
         }
@@ -153,7 +155,8 @@ impl Zpool for OnePage {
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        // Only the present objects, oldest first: this call does not offer objects that callbacks store.
+        // Visits only the objects that exist now, oldest first. So objects that callbacks store are not
+        // offered.
         let pages: Vec<Handle> = self.state().objects.keys().copied().collect();
         let mut freed = 0;
         for handle in pages {
@@ -165,7 +168,7 @@ impl Zpool for OnePage {
             if !given_up {
                 continue;
             }
-            // The callback may have freed it already, or a reader may still keep the page.
+            // The callback may have freed the object already, or a reader may still keep the page.
             if self.take(handle).is_ok_and(|page| Arc::into_inner(page).is_some()) {
                 freed += 1;
                 self.state().reclaimed += 1;

@@ -1,13 +1,13 @@
-//! The source of cold runs: all regions, divided into blocks.
+//! The source of cold runs: all regions of a provider, divided into blocks.
 //!
-//! A run gets the lowest free slot of the lowest block that serves its length. If there is no such slot, it
-//! gets one of the lowest empty block. So runs in use gather in low blocks, and high blocks become empty.
-//! Blocks are numbered from 0 in the order in which their regions were reserved, and by address within a
-//! region.
+//! A run gets the lowest free slot of the lowest block that serves its length. If no such block has a free
+//! slot, the lowest empty block begins to serve this length. So runs in use gather in low blocks, and high
+//! blocks become empty. Blocks are numbered from 0, region by region in the order in which the regions were
+//! reserved. Within a region, they are numbered by address.
 //!
 //! Lock: the provider's mutex guards all state. Nothing here makes a system call. Invariants: a block that
-//! serves no length is in `empty`. A block that serves a length and has a free slot is in `open` of that
-//! length. No block is in any other set, and an isolated block is in no set.
+//! serves no length is in `empty`. A block that serves a length and has a free slot is in the set of `open`
+//! for this length. A block is in no other set. An isolated block is in no set at all.
 
 use core::cmp::Reverse;
 use core::ptr::NonNull;
@@ -18,8 +18,7 @@ use super::blockset::BlockSet;
 use super::region::{REGION_BLOCKS, Region};
 use zpool_api::provider::MAX_RUN_PAGES;
 
-/// A region with its blocks. It is made before the lock is taken, because making it allocates the blocks'
-/// tables.
+/// A region with its blocks. It is made before the lock is taken, since making it allocates memory.
 pub(super) struct Tract {
     region: Region,
     blocks: Vec<Block>,
@@ -34,29 +33,30 @@ impl Tract {
         Ok(Tract { region, blocks })
     }
 
-    /// Whether each page of the region is locked in memory on first touch.
+    /// Whether each page of the region is locked in memory when it is first touched.
     pub(super) fn is_locked(&self) -> bool {
         self.region.is_locked()
     }
 }
 
-/// All regions of a provider, and which of their slots are taken.
+/// All regions of a provider. Records which of their slots are taken.
 pub(super) struct Arena {
     page_size: usize,
-    /// Block `n` is block `n % REGION_BLOCKS` of tract `n / REGION_BLOCKS`. Tracts are never
-    /// removed.
+    /// The tracts. None is ever removed. Block `n` is block `n % REGION_BLOCKS` of tract `n /
+    /// REGION_BLOCKS`.
     tracts: Vec<Tract>,
-    /// Start address and number of each tract, sorted by address.
+    /// The start address and the index of each tract, sorted by address.
     by_address: Vec<(usize, usize)>,
     empty: BlockSet,
-    /// Blocks with a free slot, by the length that they serve: `open[0]` has the blocks for single pages.
+    /// Blocks with a free slot, by the length that they serve. `open[0]` has the blocks for runs of one
+    /// page.
     open: [BlockSet; MAX_RUN_PAGES],
-    /// The block that is being emptied. None of its slots is handed out.
+    /// The block that is being emptied. No new run gets a slot of it.
     isolated: Option<usize>,
 }
 
 impl Arena {
-    /// An arena without regions.
+    /// Makes an arena without regions.
     pub(super) fn new(page_size: usize) -> Self {
         Arena {
             page_size,
@@ -68,8 +68,8 @@ impl Arena {
         }
     }
 
-    /// Adds a region. If there is no memory for the arena's tables, returns the region; drop it after
-    /// unlocking.
+    /// Adds a tract. If there is no memory for the arena's tables, returns the tract. The caller must drop
+    /// it only after unlocking.
     pub(super) fn add(&mut self, tract: Tract) -> Result<(), Tract> {
         let first_block = self.tracts.len() * REGION_BLOCKS;
         if self.make_room(first_block + REGION_BLOCKS).is_err() {
@@ -92,8 +92,8 @@ impl Arena {
         self.open.iter_mut().try_for_each(|set| set.make_room(blocks))
     }
 
-    /// Takes a slot for a run of `pages` pages and returns its start. Returns `None` if no block has one;
-    /// then a region must be added.
+    /// Takes a slot for a run of `pages` pages and returns its start. Returns `None` if no block has a slot
+    /// for it. Then the caller must add a region.
     pub(super) fn take(&mut self, pages: usize) -> Option<NonNull<u8>> {
         let open = &mut self.open[pages - 1];
         let (number, fresh) = match open.first() {
@@ -118,10 +118,10 @@ impl Arena {
         tract.region.at(number % REGION_BLOCKS * BLOCK_BYTES + offset)
     }
 
-    /// Puts back the slot of a run of `pages` pages at `base`, which must hold no memory.
+    /// Puts back the slot of a run of `pages` pages at `base`. The run must hold no memory.
     ///
     /// # Panics
-    /// If the run is not a taken slot of this arena.
+    /// Panics if the run is not a taken slot of this arena.
     #[expect(
         clippy::expect_used,
         reason = "the caller of `free_run` promises that it is this provider's run"
@@ -135,7 +135,7 @@ impl Arena {
         let block = &mut self.tracts[tract].blocks[number % REGION_BLOCKS];
         block.put((address - start) % BLOCK_BYTES);
         if self.isolated == Some(number) {
-            // `putback` returns it to its set.
+            // `putback` will return the block to its set.
         } else if block.is_empty() {
             self.open[pages - 1].remove(number);
             self.empty.insert(number);
@@ -144,12 +144,12 @@ impl Arena {
         }
     }
 
-    /// Isolates a block. A candidate has a free slot, and its taken slots fit into the free slots of the
-    /// other blocks that serve its length. Of the candidates, isolates the one with the fewest taken pages;
-    /// of several such, the highest, since high blocks should become empty. Returns the block's first byte
-    /// and its pages per run. Returns `None` if there is no candidate or another block is isolated.
+    /// Isolates a block. A candidate is a block that has a free slot and whose taken slots fit into the
+    /// free slots of the other blocks of its length. Isolates the candidate with the fewest taken pages. If
+    /// there are several such, isolates the highest, since high blocks should become empty.
     ///
-    /// Visits every block with a free slot once.
+    /// Returns the address of the block's first byte and the number of pages per run. Returns `None` if
+    /// there is no candidate or if another block is isolated. Visits every block with a free slot.
     pub(super) fn isolate(&mut self) -> Option<(NonNull<u8>, usize)> {
         if self.isolated.is_some() {
             return None;
@@ -170,13 +170,14 @@ impl Arena {
         Some((base, pages))
     }
 
-    /// How many slots of the isolated block are taken.
+    /// Returns how many slots of the isolated block are taken, or 0 if no block is isolated.
     pub(super) fn taken_of_isolated(&self) -> usize {
         self.isolated
             .map_or(0, |n| self.tracts[n / REGION_BLOCKS].blocks[n % REGION_BLOCKS].taken())
     }
 
-    /// Ends the isolation of the isolated block. Its runs have `pages` pages.
+    /// Ends the isolation of the isolated block, if there is one. `pages` is the number of pages per run of
+    /// this block.
     pub(super) fn putback(&mut self, pages: usize) {
         let Some(number) = self.isolated.take() else { return };
         let block = &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
@@ -194,7 +195,7 @@ impl Arena {
             .map(|(start, tract)| (*start, self.tracts[*tract].blocks.len() * BLOCK_BYTES))
     }
 
-    /// Bytes on the heap.
+    /// Returns the bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         let tables = self.tracts.capacity() * size_of::<Tract>()
             + self.by_address.capacity() * size_of::<(usize, usize)>();
@@ -224,7 +225,7 @@ mod tests {
     fn every_slot_is_given_once_over_all_regions() {
         let mut arena = with_regions(3);
         let mut given = Vec::new();
-        // Long and short runs in turn, until nothing fits any more.
+        // Takes long and short runs in turn, until no run fits any more.
         loop {
             let before = given.len();
             for pages in [16, 3, 1] {
@@ -251,7 +252,8 @@ mod tests {
         for (base, pages) in given.drain(..) {
             arena.put(base, pages);
         }
-        // Everything is free again: only runs of 16 pages fit, without waste.
+        // All slots are free again. A block of 16-page runs wastes nothing, so such runs fill the regions
+        // completely.
         let runs = std::iter::from_fn(|| arena.take(16)).count();
         assert_eq!(runs, all / (16 * 4096));
     }
@@ -271,14 +273,14 @@ mod tests {
         let per_block = BLOCK_BYTES / 4096;
         let all: Vec<_> = (0..3 * per_block).map(|_| arena.take(1).unwrap()).collect();
         assert!(all.windows(2).all(|pair| pair[0].addr() < pair[1].addr()));
-        // Every second slot is put back. The next runs fill the first two blocks, so the third can become
-        // empty.
+        // Puts back every second slot. The next runs fill the holes in the first two blocks, so the third
+        // block can become empty.
         all.iter().skip(1).step_by(2).for_each(|base| arena.put(*base, 1));
         let again: Vec<_> = (0..per_block).map(|_| arena.take(1).unwrap()).collect();
         assert!(again.iter().all(|base| base.addr() < all[2 * per_block].addr()));
         let third = || all[2 * per_block..].iter().step_by(2);
         third().for_each(|base| arena.put(*base, 1));
-        // Another length gets the empty block.
+        // The empty block now serves another length.
         assert_eq!(arena.take(2).unwrap().addr(), all[2 * per_block].addr());
     }
 }

@@ -1,37 +1,39 @@
-//! A block: 2 MiB of a region. While any of its slots is taken, it is cut into slots for runs of one length.
+//! A block: 2 MiB of a region. It is divided into slots for runs of one length while at least one slot is
+//! taken.
 //!
-//! A block handles offsets and never touches memory. A slot becomes *taken* when its run is handed out. It
-//! stays taken while the run is in use, while it is warm, and while its pages are on their way to the system.
+//! A block only calculates offsets and never touches memory. A slot becomes *taken* when its run is
+//! allocated. It stays taken while the run is in use, while the run is warm, and while the run's pages are
+//! being returned to the system.
 //!
-//! Invariants: `taken` is the number of bits set in `bits`; the bits from `slots` on are clear; when the last
-//! taken slot of a block is put back, the block loses its run length.
+//! Invariants: `taken` is the number of bits that are set in `bits`. The bits from `slots` on are clear.
+//! When the last taken slot of a block is put back, the block loses its run length.
 
 use zpool_api::provider::PAGE_SIZE;
 
-/// The size and alignment of a block in bytes: one huge page of the usual size.
+/// The size and alignment of a block in bytes: those of a huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
-/// The most slots that a block can have.
+/// The greatest number of slots that a block can have.
 pub(super) const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
 
-/// Which slots of 2 MiB are taken.
+/// Records which slots of a block are taken.
 pub(super) struct Block {
-    /// A bit for each taken slot.
+    /// One bit for each slot, set while the slot is taken.
     bits: [u64; MAX_SLOTS / 64],
-    /// Bytes per run; 0 while the block is not dedicated to a length.
+    /// Bytes per run. 0 while the block serves no length.
     run_bytes: u32,
     slots: u16,
     taken: u16,
 }
 
 impl Block {
-    /// An empty block.
+    /// Makes an empty block that serves no length.
     pub(super) const fn new() -> Self {
         Block { bits: [0; MAX_SLOTS / 64], run_bytes: 0, slots: 0, taken: 0 }
     }
 
-    /// Dedicates an empty block to runs of `run_bytes` bytes. If the block's size is not a multiple of that,
-    /// the rest at its end is never touched.
+    /// Makes an empty block serve runs of `run_bytes` bytes. If the size of the block is not a multiple of
+    /// `run_bytes`, the rest at its end is never used.
     pub(super) fn dedicate(&mut self, run_bytes: usize) {
         assert!(self.is_empty() && self.run_bytes == 0, "the block is in use for another length");
         assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
@@ -51,7 +53,8 @@ impl Block {
         Some(slot * self.run_bytes as usize)
     }
 
-    /// Puts back the slot at `offset` bytes. Putting back the last taken slot ends the dedication.
+    /// Puts back the slot at `offset` bytes. After the last taken slot was put back, the block serves no
+    /// length.
     pub(super) fn put(&mut self, offset: usize) {
         let run_bytes = self.run_bytes as usize;
         assert!(run_bytes != 0 && offset % run_bytes == 0, "no slot begins at {offset}");
@@ -66,17 +69,17 @@ impl Block {
         }
     }
 
-    /// How many slots are taken.
+    /// Returns how many slots are taken.
     pub(super) fn taken(&self) -> usize {
         usize::from(self.taken)
     }
 
-    /// How many slots are free.
+    /// Returns how many slots are free.
     pub(super) fn free(&self) -> usize {
         usize::from(self.slots - self.taken)
     }
 
-    /// Whether no slot is free. A block without a run length has no slots and counts as full.
+    /// Whether no slot is free. A block that serves no length has no slots, so it counts as full.
     pub(super) fn is_full(&self) -> bool {
         self.taken == self.slots
     }

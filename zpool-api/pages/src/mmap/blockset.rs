@@ -8,7 +8,7 @@ use std::collections::TryReserveError;
 #[derive(Default)]
 pub(super) struct BlockSet {
     words: Vec<u64>,
-    /// Where the search for the lowest begins.
+    /// The word at which the search for the lowest number begins.
     first_word: usize,
 }
 
@@ -29,7 +29,7 @@ impl BlockSet {
         self.first_word = self.first_word.min(block / 64);
     }
 
-    /// Removes a block, if the set has it.
+    /// Removes a block. Does nothing if the set does not contain it.
     pub(super) fn remove(&mut self, block: usize) {
         self.words[block / 64] &= !(1 << (block % 64));
     }
@@ -45,7 +45,7 @@ impl BlockSet {
         None
     }
 
-    /// Returns all blocks, lowest first.
+    /// Returns all blocks in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
         self.words
@@ -54,7 +54,7 @@ impl BlockSet {
             .flat_map(move |(at, word)| bits(*word).map(move |b| at * 64 + b))
     }
 
-    /// Bytes on the heap.
+    /// Returns the bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.words.capacity() * size_of::<u64>()
     }
@@ -76,7 +76,7 @@ mod tests {
             set.make_room(room).unwrap();
             for _ in 0..if cfg!(miri) { 50 } else { 2000 } {
                 let block = rng.below(room);
-                // Removes more often than it adds, so that the set becomes empty now and then.
+                // Removes more often than it adds, so that the set becomes empty from time to time.
                 if rng.below(5) < 2 {
                     set.insert(block);
                     model.insert(block);

@@ -1,15 +1,16 @@
-//! Emptying a block: its runs are gathered as they are freed, and then its memory is returned as a whole.
+//! Empties a block: gathers its runs as they are freed, and then returns its memory as a whole.
 //!
-//! At most one block of a provider is isolated at a time. The arena hands out none of its slots. Runs of this
-//! block that are freed meanwhile are gathered here, and count as *leaving*. If at the end all its runs are
-//! gathered, one system call returns the block. Otherwise the block goes back into use, and the gathered runs
-//! become warm.
+//! A provider isolates only one block at a time. The arena takes no slot of this block for a new run. If a
+//! run of this block is freed in the meantime, it is gathered here and counts as *leaving*. If in the end
+//! all runs of the block have been gathered, one system call returns the whole block. Otherwise the block
+//! goes back into use, and the gathered runs become warm.
 //!
-//! `putback` identifies the isolation by its ticket, a number that never recurs. The block's address would
-//! not do: the same block may be isolated again, and anybody can make a [`PageBlock`] with any address.
+//! `putback` identifies an isolation by its ticket, a number that is never used twice. The block's address
+//! would not be enough: the same block may be isolated again, and anybody can make a [`PageBlock`] with any
+//! address.
 //!
-//! Lock: the provider's mutex guards the state. The system call is made without it. Until that call returns,
-//! the gathered runs' slots stay taken and the arena keeps the block isolated.
+//! Lock: the provider's mutex guards the state. The system call is made without it. Until this call
+//! returns, the slots of the gathered runs stay taken, and the block stays isolated.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -22,17 +23,17 @@ use zpool_base::mapping;
 
 /// The block that is being emptied.
 pub(super) struct Isolated {
-    /// Never 0, and never used twice.
+    /// The number of the isolation, never 0 and never used twice.
     ticket: u64,
     base: NonNull<u8>,
-    /// Pages per run of this block.
+    /// The number of pages per run of this block.
     pages: usize,
-    /// The gathered runs, which nobody uses. Has capacity for all runs of a block, so that gathering does not
-    /// allocate.
+    /// The gathered runs, which nobody uses. The vector has capacity for all runs of a block, so gathering
+    /// a run does not allocate.
     gathered: Vec<PageRun>,
 }
 
-// SAFETY: `base` points into a region of the provider, and no thread owns it.
+// SAFETY: `base` points into a region of the provider, and the region is bound to no thread.
 unsafe impl Send for Isolated {}
 
 impl Isolated {
@@ -47,7 +48,7 @@ impl Isolated {
 }
 
 impl State {
-    /// Gathers a freed run if it belongs to the isolated block, and returns `None`. Otherwise returns the
+    /// Gathers a freed run and returns `None` if it belongs to the isolated block. Otherwise returns the
     /// run.
     pub(super) fn gather(&mut self, run: PageRun) -> Option<PageRun> {
         let Some(isolated) = &mut self.isolated else { return Some(run) };
@@ -63,8 +64,8 @@ impl State {
 
 impl MmapPages {
     pub(super) fn isolate(&self) -> Option<PageBlock> {
-        // Warm runs occupy slots. After they are gone, the counts of taken slots show which blocks are sparse
-        // and where there is room.
+        // Warm runs occupy slots, too. After they are gone, the counts of taken slots show which blocks are
+        // sparsely used and which have room.
         self.trim();
         let mut gathered = Vec::new();
         gathered.try_reserve_exact(MAX_SLOTS).ok()?;
@@ -74,8 +75,8 @@ impl MmapPages {
         let mut isolated = Isolated { ticket: state.isolations, base, pages, gathered };
         let ticket = isolated.ticket;
         let range = isolated.range();
-        // Runs of the block that became warm after the trim now count as leaving. The sum of both counts
-        // stays the same.
+        // If runs of this block became warm after the trim, they now count as leaving. The sum of both
+        // counts stays the same.
         state.leaving += {
             let state = &mut *state;
             state.warm.take_within(pages, &range, &mut isolated.gathered)
@@ -97,7 +98,8 @@ impl MmapPages {
             let locked = state.locked;
             drop(state);
             // SAFETY: the range is a block in a region of this provider. All its taken slots belong to
-            // gathered runs, and the arena hands out no slot of an isolated block. So nobody uses its bytes.
+            // gathered runs, which nobody uses. The arena takes no slot of an isolated block for a new run.
+            // So nobody uses the block's bytes.
             whole = unsafe { mapping::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
             if whole {
                 isolated.gathered.iter_mut().for_each(|run| run.mark_released(0..run.pages()));

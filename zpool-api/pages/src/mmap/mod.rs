@@ -1,15 +1,20 @@
-//! Pages directly from the system, by `mmap`: runs are cut from large regions, and reused while they are
-//! warm.
+//! Pages directly from the system, by `mmap`. Runs are cut from large regions, and freed runs are reused
+//! while they still hold memory.
 //!
-//! A run's slot is in one of four states. *Cold*: free and without memory, marked free in its block's bitmap
-//! ([`block`], [`arena`]). *In use*: held by a caller. *Warm*: freed, with resident pages, in the cache
-//! ([`warm`]). *Leaving*: out of the cache, while its memory is being returned to the system. A slot becomes
-//! cold only after its memory has gone, so no caller gets a slot whose memory is about to go.
+//! The slot of a run is in one of four states:
+//! * *Cold*: the slot is free and has no memory. It is marked free in the bitmap of its block ([`block`],
+//!   [`arena`]).
+//! * *In use*: the run has a holder.
+//! * *Warm*: the run was freed, but its pages are still resident. The run is in the cache ([`warm`]).
+//! * *Leaving*: the run was taken out of the cache, and its memory is being returned to the system.
+//!
+//! A slot becomes cold only after its memory has gone. So no holder gets a slot whose memory is about to
+//! go.
 //!
 //! [`isolate`] empties whole blocks.
 //!
-//! Lock: one mutex, a leaf, guards all state and is held only briefly. Every system call (`mapping.rs`) is
-//! made without it. Invariant: `cached_pages` counts the resident pages of the warm and the leaving runs.
+//! Lock: one mutex, a leaf, guards all state. It is held only briefly, and never during a system call
+//! (`mapping.rs`). Invariant: `cached_pages` counts the resident pages of all warm and all leaving runs.
 
 mod arena;
 mod block;
@@ -42,24 +47,27 @@ use zpool_base::sync::{Mutex, MutexGuard};
 
 /// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
 ///
-/// The provider reserves address space 64 MiB at a time and keeps it until it is dropped. Memory backs the
-/// address space page by page on first touch. Freed runs stay warm, which means that they keep their resident
-/// pages, up to a bound ([`MmapOptions::cache_pages`]). When a freed run exceeds the bound, the oldest warm
-/// runs return to the system, about 64 pages at a time. The call that frees that run makes these system
-/// calls.
+/// The provider reserves address space 64 MiB at a time and keeps it until it is dropped. The system backs
+/// this space with memory page by page, when a page is first touched.
 ///
-/// If the process locks all its future memory (`mlockall(MCL_FUTURE)`), pages are locked one by one on first
-/// touch. From Linux 5.18 on, they are unlocked when they return to the system. The system refuses to take
-/// some pages, for instance those that the process locked later. Such pages stay warm and counted, even above
-/// the bound. They are offered again after every 64 further warm pages.
+/// Freed runs stay *warm*: they keep their resident pages, up to a bound ([`MmapOptions::cache_pages`]).
+/// When a freed run exceeds the bound, the oldest warm runs return to the system, about 64 pages at a time.
+/// The call that frees the run makes these system calls.
 ///
-/// A user that can move its data to other runs can empty a block of 2 MiB, so that the whole block returns to
-/// the system ([`PageProvider::isolate_block`]).
+/// If the process locks all its future memory (`mlockall(MCL_FUTURE)`), each page is locked when it is
+/// first touched. From Linux 5.18 on, pages are unlocked when they return to the system. There are pages
+/// that the system refuses to take, for instance pages that the process locked later. Such pages stay warm
+/// and counted, even above the bound. They are offered to the system again after every 64 further warm
+/// pages.
+///
+/// A user that can move its data to other runs can empty a block of 2 MiB, so that the whole block returns
+/// to the system ([`PageProvider::isolate_block`]).
 ///
 /// Huge pages are off unless [`MmapOptions::huge_pages`] allows them.
 ///
-/// After `fork`, in a child of the process that made it, every call fails with [`PageError::Forked`] or does
-/// nothing. Dropping the provider there leaks: the drop takes no lock and unmaps nothing.
+/// After `fork`, in a child of the process that made the provider, every call fails with
+/// [`PageError::Forked`] or does nothing. If the child drops the provider, the provider leaks: the drop
+/// takes no lock and unmaps nothing.
 ///
 /// ```
 /// use zpool_api::PageProvider;
@@ -80,23 +88,25 @@ use zpool_base::sync::{Mutex, MutexGuard};
 pub struct MmapPages {
     options: MmapOptions,
     page_size: usize,
-    /// The most warm pages to keep. There may be more while the system refuses to take them.
+    /// The greatest number of warm pages to keep. There may be more while the system refuses to take pages.
     warm_bound: usize,
     state: Leaked<Mutex<State>>,
-    /// A copy of the result of `State::cached_pages`, written under the lock whenever that result changes.
+    /// A copy of what `State::cached_pages` returns. It is written under the lock whenever that result
+    /// changes.
     cached: AtomicUsize,
 }
 
 struct State {
     arena: Arena,
     warm: WarmCache,
-    /// Resident pages of the leaving runs: in batches on their way to the system, and gathered by `isolate`.
+    /// The number of resident pages of all leaving runs. These runs are in batches on their way to the
+    /// system, or were gathered from an isolated block.
     leaving: usize,
-    /// A batch leaves when there are more warm pages than this. It is the bound, or more after the system
-    /// refused pages.
+    /// A batch leaves when there are more warm pages than this number. It equals the bound, or is greater
+    /// after the system has refused pages.
     leave_above: usize,
     isolated: Option<Isolated>,
-    /// How many blocks were isolated so far. Also the ticket of the last isolation.
+    /// How many blocks have been isolated so far. This is also the ticket of the last isolation.
     isolations: u64,
     /// Whether the system locked any region in memory when it was mapped.
     locked: bool,
@@ -106,31 +116,31 @@ impl State {
     fn take(&mut self, pages: usize) -> Option<PageRun> {
         self.warm.pop(pages).or_else(|| {
             let base = self.arena.take(pages)?;
-            // SAFETY: `base` is a slot of that length in a mapping that lives as long as the provider. It is
-            // readable, writable and initialised (with zeros or its last holder's bytes). It is aligned to
-            // the page, because blocks are aligned and slots are whole pages. The arena gives it to nobody
-            // else until it is put back.
+            // SAFETY: `base` is a slot of that length in a mapping that lives as long as the provider. The
+            // slot is readable, writable and initialised, with zeros or with its last holder's bytes. It is
+            // aligned to the page size, because blocks are aligned and slots are whole pages. The arena
+            // gives the slot to nobody else until it is put back.
             Some(unsafe { PageRun::new(base, pages, 0) })
         })
     }
 
-    /// Takes the oldest warm runs out of the cache until at most `keep` pages are left or the batch is full.
-    /// Takes no run that was freed at or after `time`. The runs count as leaving until
-    /// `MmapPages::give_back`.
+    /// Takes the oldest warm runs out of the cache. Stops when at most `keep` pages are left, when the
+    /// batch is full, or at runs that were freed at or after `time`. The runs count as leaving until
+    /// `MmapPages::give_back` is called with the batch.
     fn leave(&mut self, keep: usize, time: u64) -> Batch {
         let batch = self.warm.take_oldest(keep, time);
         self.leaving += batch.pages();
         batch
     }
 
-    /// Takes back a run that was leaving. If it holds no memory, frees its slot. Otherwise makes it warm
-    /// again.
+    /// Takes back a run that was leaving. Frees its slot if the run holds no memory. Otherwise makes it
+    /// warm again.
     fn keep_or_put(&mut self, run: PageRun) {
         if run.resident() == 0 {
             self.arena.put(run.base(), run.pages());
         } else if let Err(run) = self.warm.push(run) {
-            // The run still has memory, but the cache has no memory to record it. So the run counts as
-            // leaving for ever: the count stays correct, and the slot is lost.
+            // The run still has memory, but there is no heap memory to record it in the cache. So it counts
+            // as leaving for ever. The count stays correct, but the slot is lost.
             self.leaving += run.resident_pages();
         }
     }
@@ -140,7 +150,7 @@ impl State {
     }
 }
 
-/// The locked state, and the record of its lock's rank.
+/// The state while it is locked, with the record of the lock's rank.
 struct Locked<'a> {
     state: MutexGuard<'a, State>,
     _rank: lockdep::Held,
@@ -168,7 +178,7 @@ impl MmapPages {
     /// Makes a provider with these options. Reserves nothing yet.
     ///
     /// # Errors
-    /// [`PageError::PageSize`] unless the page size is a power of two from the system's page size to 65536.
+    /// [`PageError::PageSize`] if the page size is not a power of two from the system's page size to 65536.
     ///
     /// ```
     /// use zpool_api::PageError;
@@ -206,9 +216,9 @@ impl MmapPages {
         }
     }
 
-    /// Returns the start address and the length in bytes of each region that runs come from, sorted by
-    /// address. For tools that compare the provider's counts with the system's. The list is empty if there is
-    /// no memory for it. Takes the lock.
+    /// Returns the start address and the length in bytes of each region, sorted by address. All runs lie in
+    /// these regions. Meant for tools that compare the provider's counts with the system's. If there is no
+    /// memory for the list, returns an empty one. Takes the lock.
     pub fn regions(&self) -> Vec<(usize, usize)> {
         if !self.state.is_here() {
             return Vec::new();
@@ -226,27 +236,27 @@ impl MmapPages {
         Locked { state: self.state.lock(), _rank: rank }
     }
 
-    /// Stores the count of cached pages for readers that do not take the lock. If the number of warm or
-    /// leaving pages changed, call it before unlocking.
+    /// Stores the count of cached pages, for readers that do not take the lock. Call this before unlocking
+    /// whenever the number of warm or leaving pages has changed.
     fn publish(&self, state: &State) {
-        // Relaxed: the number pairs with nothing and leads to no other data. All stores are made under the
-        // lock, so no store overwrites a later one.
+        // Relaxed: the number publishes no other data, so the store pairs with no load. All stores are made
+        // under the lock, so an older number never replaces a newer one.
         self.cached.store(state.cached_pages(), Ordering::Relaxed);
     }
 
-    /// Returns how many warm pages to keep when a batch leaves: 64 (one batch) less than the bound, or half
-    /// of the bound if that is more.
+    /// Returns the number of warm pages that stay when a batch leaves. This is the bound less 64 (one
+    /// batch), or half of the bound if that is more.
     fn keep(&self) -> usize {
         self.warm_bound.saturating_sub(BATCH_RUNS).max(self.warm_bound / 2)
     }
 
-    /// Gives the memory of a batch, whose runs count as leaving, back to the system. Returns the number of
-    /// pages that the system took.
+    /// Returns the memory of a batch to the system. The runs of the batch must count as leaving. Returns
+    /// the number of pages that the system took.
     fn give_back(&self, mut batch: Batch) -> usize {
         let leaving = batch.pages();
         let locked = self.lock().locked;
-        // SAFETY: the batch's runs are in this provider's regions, which are mapped as long as the provider
-        // lives.
+        // SAFETY: the batch's runs lie in regions of this provider, and these are mapped as long as the
+        // provider lives.
         unsafe { batch.give_back(self.page_size, locked) };
         let refused = batch.pages();
         let mut state = self.lock();
@@ -254,8 +264,8 @@ impl MmapPages {
         for run in batch.into_runs() {
             state.keep_or_put(run);
         }
-        // The system would probably refuse the same pages again. So they are offered once per batch, not at
-        // every free.
+        // The system would probably refuse the same pages again. So they are offered again once per batch,
+        // not at every free.
         state.leave_above =
             if refused == 0 { self.warm_bound } else { state.warm.pages() + BATCH_RUNS };
         self.publish(&state);
@@ -275,18 +285,18 @@ impl MmapPages {
         }
     }
 
-    /// Overwrites those pages of a run that may hold old bytes, which are the resident ones.
+    /// Overwrites the resident pages of a run with zeros. Only these may hold old bytes.
     fn zero(&self, run: &PageRun) {
         for page in (0..run.pages()).filter(|page| run.resident() >> page & 1 == 1) {
-            // SAFETY: a page of the run, so inside it.
+            // SAFETY: the page belongs to the run, so the address is inside it.
             let at = unsafe { run.base().add(page * self.page_size) };
-            // SAFETY: the run's holder gave it up, so only this call has it.
+            // SAFETY: the run's holder gave it up, so only this call uses it.
             unsafe { at.write_bytes(0, self.page_size) };
         }
     }
 
     fn refused(&self, pages: usize, errno: Errno) -> PageError {
-        // Not the system's text for the error: that needs heap memory, which may be exhausted.
+        // This is not the system's text for the error, because making that text needs heap memory.
         let what = match errno {
             Errno::NOMEM => "no memory or address space for another region",
             Errno::AGAIN => "another region would exceed the limit of locked memory",
@@ -319,9 +329,9 @@ impl fmt::Debug for MmapPages {
     }
 }
 
-// SAFETY: a run is a slot of its length in a mapping that lives as long as the provider. A slot has one
-// holder at a time: when it is handed out, it leaves the bitmap or the cache under the lock, and only
-// `free_run` takes it back.
+// SAFETY: a run is a slot of its length in a mapping that lives as long as the provider. A slot has only
+// one holder at a time: when it is allocated, it is removed from the bitmap or the cache under the lock,
+// and only `free_run` puts it back.
 unsafe impl PageProvider for MmapPages {
     fn page_size(&self) -> usize {
         self.page_size
@@ -333,8 +343,8 @@ unsafe impl PageProvider for MmapPages {
             return Err(PageError::Forked);
         }
         check_run_length(pages)?;
-        // Declared before the lock is taken, so that it is dropped after unlocking: if another thread made
-        // the region superfluous, the drop unmaps it.
+        // Declared before the lock is taken, so that it is dropped after unlocking. If another thread has
+        // made the region unnecessary, this drop unmaps it.
         let mut reserved: Option<Tract> = None;
         loop {
             let mut state = self.lock();
@@ -407,12 +417,12 @@ unsafe impl PageProvider for MmapPages {
                 page += 1;
                 continue;
             }
-            // SAFETY: a page of the run, so inside it.
+            // SAFETY: the page belongs to the run, so the address is inside it.
             let at = unsafe { run.base().add(first * self.page_size) };
-            // SAFETY: the pages are in a run of this provider, whose regions are mapped as long as it lives.
-            // The caller promises that nobody uses their bytes.
+            // SAFETY: the pages belong to a run of this provider, and its regions are mapped as long as it
+            // lives. The caller promises that nobody uses their bytes.
             let gone = unsafe { mapping::give_back(at, (page - first) * self.page_size, locked) };
-            // Refused pages stay resident and marked.
+            // If the system refused the pages, they stay resident and marked.
             if gone.is_ok() {
                 run.mark_released(first..page);
             }
@@ -440,12 +450,13 @@ unsafe impl PageProvider for MmapPages {
         if !self.state.is_here() {
             return 0;
         }
-        // The loop ends, because it takes no run freed from now on. Runs that the system refuses become warm
-        // again and have a later time, too.
+        // The loop ends, because it takes no run that is freed after this moment. A run that the system
+        // refuses becomes warm again with a later time, so it is not taken again either.
         let now = self.lock().warm.now();
         let mut given = 0;
         loop {
-            // `publish` is not needed: the pages count as leaving instead of warm, so the sum stays the same.
+            // `publish` is not needed: the pages count as leaving instead of warm, and the sum stays the
+            // same.
             let batch = self.lock().leave(0, now);
             if batch.is_empty() {
                 return given;

@@ -4,12 +4,12 @@ use zpool_api::PageError;
 use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
 use zpool_base::mapping::system_page_size;
 
-/// Largest page size of runs, in bytes: the largest that common Linux builds use.
+/// The largest page size of runs, in bytes. It is the largest that common Linux builds use.
 const MAX_PAGE_SIZE: usize = 65536;
 
-/// Warm bytes that a provider keeps by default.
+/// How many bytes of warm pages a provider keeps by default.
 ///
-/// With so much, a backend that frees pages and soon allocates again makes no system call. It is little
+/// With this amount, a backend that frees pages and soon allocates again makes no system calls. It is small
 /// compared with any useful store: less than 1 % of a store of 64 MiB.
 const WARM_BYTES: usize = 512 * 1024;
 
@@ -36,53 +36,56 @@ pub struct MmapOptions {
 }
 
 impl MmapOptions {
-    /// Returns the defaults. Each setter names its default.
+    /// Returns the default options. Each setter documents its default.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the bytes per page: a power of two from 4096 to 65536, not less than the system's page size.
-    /// Runs, their alignment and all counts are in units of this size. Default: the system's page size.
+    /// Sets the page size in bytes: a power of two from 4096 to 65536 that is not less than the system's
+    /// page size. The length and alignment of runs and all counts are in units of this size. Default: the
+    /// system's page size.
     pub fn page_size(mut self, bytes: usize) -> Self {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Sets how many resident pages of freed runs are kept warm at most. 0 keeps none, so each freed run
-    /// costs a system call. Pages on their way to the system are counted as cached, but this limit does not
-    /// apply to them; they are about 64 for each thread that is returning pages. Default: 512 KiB of pages
-    /// (128 of 4096 bytes), but at least 16 pages.
+    /// Sets the greatest number of resident pages of freed runs that are kept warm. With 0, none is kept,
+    /// so each freed run costs a system call. Default: 512 KiB of pages (128 pages of 4096 bytes), but at
+    /// least 16 pages.
+    ///
+    /// Pages that are just being returned to the system count as cached, too, although this limit does not
+    /// apply to them. There are about 64 of them for each thread that is returning pages.
     pub fn cache_pages(mut self, pages: usize) -> Self {
         self.cache_pages = Some(pages);
         self
     }
 
-    /// Lets the system back the regions with huge pages. Default: off, which forbids huge pages
-    /// (`MADV_NOHUGEPAGE`).
+    /// Allows the system to back the provider's memory with huge pages. Default: off, which forbids huge
+    /// pages (`MADV_NOHUGEPAGE`).
     ///
-    /// Huge pages reduce TLB misses but cost memory. The first touch of one page may make 2 MiB resident, and
-    /// no count of this crate includes them. To take back a part of a huge page, the system must split it.
-    /// Measure the cost by the process's resident set.
+    /// Huge pages reduce TLB misses but cost memory. The first touch of one page may make 2 MiB resident,
+    /// and no count of this crate shows that. Before the system can take back a part of a huge page, it
+    /// must split the page. To see the cost, measure the resident set of the process.
     pub fn huge_pages(mut self, on: bool) -> Self {
         self.huge_pages = on;
         self
     }
 
-    /// Excludes the regions from a forked child (`MADV_DONTFORK`). In the child, the provider and pools that
-    /// refuse calls there do not touch the regions. But if a guard was open at the `fork`, reading its bytes
-    /// in the child faults. Default: off.
+    /// Excludes the provider's memory from children after `fork` (`MADV_DONTFORK`). In a child, the
+    /// provider does not touch this memory, and neither does a pool that refuses calls there. But if a
+    /// guard was open at the `fork`, reading its bytes in the child faults. Default: off.
     pub fn dont_fork(mut self, on: bool) -> Self {
         self.dont_fork = on;
         self
     }
 
-    /// Excludes the regions from core dumps (`MADV_DONTDUMP`). Default: off.
+    /// Excludes the provider's memory from core dumps (`MADV_DONTDUMP`). Default: off.
     pub fn dont_dump(mut self, on: bool) -> Self {
         self.dont_dump = on;
         self
     }
 
-    /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or handed out
+    /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or allocated
     /// again. Default: off. Then old bytes stay until the run's next holder overwrites them or the memory
     /// returns to the system.
     pub fn zero_on_free(mut self, on: bool) -> Self {
@@ -90,10 +93,10 @@ impl MmapOptions {
         self
     }
 
-    /// Returns the page size to use, in bytes.
+    /// Returns the page size to use, in bytes: the chosen one or the default.
     ///
     /// # Errors
-    /// [`PageError::PageSize`] if it cannot be used here.
+    /// [`PageError::PageSize`] if the chosen page size cannot be used on this system.
     pub(super) fn checked_page_size(&self) -> Result<usize, PageError> {
         let smallest = system_page_size().max(PAGE_SIZE);
         let page_size = self.page_size.unwrap_or(smallest);
@@ -105,7 +108,7 @@ impl MmapOptions {
         }
     }
 
-    /// Returns the bound on warm pages to use.
+    /// Returns the greatest number of warm pages: the chosen one or the default.
     pub(super) fn warm_bound(&self, page_size: usize) -> usize {
         self.cache_pages.unwrap_or((WARM_BYTES / page_size).max(MAX_RUN_PAGES))
     }

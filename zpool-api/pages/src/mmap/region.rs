@@ -1,6 +1,6 @@
-//! A region: reserved address space, in whole blocks.
+//! A region: reserved address space, divided into whole blocks.
 //!
-//! Its system calls may block, so none of them is made under the provider's lock. `might_sleep` checks this.
+//! Its system calls may block, so no one makes them under the provider's lock. `might_sleep` checks this.
 
 use core::ptr::NonNull;
 use rustix::io::Errno;
@@ -10,17 +10,17 @@ use super::options::MmapOptions;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::mapping::Mapping;
 
-/// The most blocks that a region can have.
+/// The greatest number of blocks that a region can have.
 pub(super) const REGION_BLOCKS: usize = 32;
 
-/// Bytes to reserve for a region, if the address space has room.
+/// The number of bytes that a region has if the address space has room.
 const REGION_BYTES: usize = REGION_BLOCKS * BLOCK_BYTES;
 
-/// A mapping and its blocks. Only whole, aligned blocks are used; the rest of the mapping is less than one
-/// block.
+/// A mapping and its blocks. Only the whole, aligned blocks in the mapping are used. Less than one block is
+/// left unused at each end.
 pub(super) struct Region {
     mapping: Mapping,
-    /// The start of the first block, with the provenance of the whole mapping.
+    /// The start of the first block. The pointer has the provenance of the whole mapping.
     base: NonNull<u8>,
     blocks: usize,
 }
@@ -29,32 +29,32 @@ pub(super) struct Region {
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Reserves address space, without memory. If the system refuses the usual 64 MiB, tries half of it, and
-    /// so on down to 4 MiB, which always contain a block.
+    /// Reserves address space for a region, without memory. First tries 64 MiB. If the system refuses, tries
+    /// half as much, and so on, down to 4 MiB, which always contain an aligned block.
     pub(super) fn reserve(options: &MmapOptions) -> Result<Region, Errno> {
         might_sleep("reserving a region");
         let mut bytes = REGION_BYTES;
         loop {
             match Mapping::closed(bytes) {
                 Ok(mapping) => return Region::of(mapping.opened()?).advised(options),
-                // No less than the bytes of two blocks: they always contain one aligned block.
+                // Stops at the bytes of two blocks, since these always contain an aligned block.
                 Err(refused) if bytes <= 2 * BLOCK_BYTES => return Err(refused),
                 Err(_) => bytes /= 2,
             }
         }
     }
 
-    /// Makes a region of the whole blocks in `mapping`, which must have the bytes of at least two blocks.
+    /// Makes a region of the whole, aligned blocks in `mapping`, which must be at least two blocks long.
     fn of(mapping: Mapping) -> Region {
         let start = mapping.base().addr().get();
         let head = start.next_multiple_of(BLOCK_BYTES) - start;
-        // SAFETY: skips less than one block, and the mapping has the bytes of at least two.
+        // SAFETY: skips less than one block, and the mapping is at least two blocks long.
         let base = unsafe { mapping.base().add(head) };
         let blocks = (mapping.len() - head) / BLOCK_BYTES;
         Region { mapping, base, blocks }
     }
 
-    /// Whether each page of the region is locked in memory on first touch.
+    /// Whether each page of the region is locked in memory when it is first touched.
     pub(super) fn is_locked(&self) -> bool {
         self.mapping.is_locked()
     }
@@ -80,11 +80,12 @@ impl Region {
         self.blocks
     }
 
-    /// Returns a pointer to the byte at `offset` from the start of the first block, or `None` if that is past
-    /// the last block.
+    /// Returns a pointer to the byte at `offset` from the start of the first block. Returns `None` if
+    /// `offset` is past the last block.
     pub(super) fn at(&self, offset: usize) -> Option<NonNull<u8>> {
         if offset < self.blocks * BLOCK_BYTES {
-            // SAFETY: inside the mapping, by the check.
+            // SAFETY: the check above ensures that the byte is in one of the blocks, so it is inside the
+            // mapping.
             Some(unsafe { self.base.add(offset) })
         } else {
             None
@@ -106,14 +107,15 @@ mod tests {
             let len = region.blocks() * BLOCK_BYTES;
             assert!(region.at(len).is_none());
             let last = region.at(len - 1).unwrap();
-            // SAFETY: the region's last byte, which is this test's alone.
+            // SAFETY: this is the last byte of the region, and only this test uses the region.
             unsafe { last.write(1) };
         }
     }
 
     #[test]
     fn blocks_are_aligned_wherever_the_mapping_lies() {
-        // Because of the extra 64 KiB, neighbouring mappings cannot all begin where a block does.
+        // Each mapping is 64 KiB longer than two blocks. So neighbouring mappings cannot all begin at a
+        // multiple of a block's size.
         let regions: Vec<Region> = (0..3)
             .map(|_| Mapping::closed(2 * BLOCK_BYTES + 65536).unwrap().opened().unwrap())
             .map(Region::of)

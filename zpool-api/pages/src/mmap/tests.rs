@@ -1,4 +1,4 @@
-//! Tests of [`MmapPages`] against the resident pages that the system reports.
+//! Tests of [`MmapPages`]. They compare its counts with the resident pages that the system reports.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 mod locked;
@@ -22,15 +22,15 @@ fn with(options: MmapOptions) -> MmapPages {
     MmapPages::with_options(options).unwrap()
 }
 
-/// Returns the page sizes to test: those that this system supports.
+/// Returns those page sizes to test that this system supports.
 fn page_sizes() -> impl Iterator<Item = usize> {
     [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
-/// Returns the bytes of the provider's regions that have memory, resident or swapped.
+/// Returns how many bytes of the provider's regions have memory, resident or swapped.
 ///
-/// They are read from the page map, not from `smaps`. There the system merges neighbouring mappings of the
-/// same kind, and other tests that run in parallel have such mappings.
+/// Reads the page map, not `smaps`. For `smaps`, the system merges neighbouring mappings of the same kind,
+/// and tests that run in parallel have such mappings.
 fn resident_bytes(pages: &MmapPages) -> usize {
     let system_page = mapping::system_page_size();
     let page_map = File::open("/proc/self/pagemap").unwrap();
@@ -44,33 +44,34 @@ fn resident_bytes(pages: &MmapPages) -> usize {
     resident * system_page
 }
 
-/// Marks and fills some pages of a run.
+/// Marks some pages of a run as resident and fills them.
 fn touch(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>, fill: u8) {
     run.mark_resident(pages.clone());
     let page_size = provider.page_size();
     assert!(pages.end <= run.pages());
-    // SAFETY: the page is inside the run.
+    // SAFETY: the page belongs to the run, so the address is inside it.
     let at = unsafe { run.base().add(pages.start * page_size) };
-    // SAFETY: the run is the test's alone.
+    // SAFETY: the pages belong to the run, and only the test uses it.
     unsafe { at.write_bytes(fill, pages.len() * page_size) };
 }
 
 /// Returns the bytes of one page of a run.
 fn page<'a>(provider: &MmapPages, run: &'a PageRun, page: usize) -> &'a [u8] {
     assert!(page < run.pages());
-    // SAFETY: the page is inside the run.
+    // SAFETY: the page belongs to the run, so the address is inside it.
     let at = unsafe { run.base().add(page * provider.page_size()) };
-    // SAFETY: the bytes are initialised, and only the test has the run, which does not write while it reads.
+    // SAFETY: the bytes are initialised. Only the test uses the run, and it does not write while it reads.
     unsafe { core::slice::from_raw_parts(at.as_ptr(), provider.page_size()) }
 }
 
 fn free(provider: &MmapPages, run: PageRun) {
-    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
+    // SAFETY: a test frees a run to the provider that it came from, and accesses none of its bytes
+    // afterwards.
     unsafe { provider.free_run(run) };
 }
 
 fn discard(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>) {
-    // SAFETY: a run of the provider, and the test holds no reference to its bytes.
+    // SAFETY: the run comes from this provider, and the test holds no reference to its bytes.
     unsafe { provider.discard(run, pages) };
 }
 
@@ -118,7 +119,8 @@ fn a_warm_run_comes_back_with_its_resident_marks() {
     free(&pages, second);
     assert_eq!(pages.cached_pages(), 7);
 
-    // A run of another length does not reuse them. One of the same length reuses the last freed first.
+    // A run of another length does not reuse the cached runs. A run of the same length reuses the one freed
+    // last.
     let other = pages.alloc_run(4).unwrap();
     assert_eq!((other.resident(), pages.cached_pages()), (0, 7));
     let again = pages.alloc_run(5).unwrap();
@@ -138,7 +140,7 @@ fn an_untouched_run_goes_back_cold() {
     let base = run.base();
     free(&pages, run);
     assert_eq!(pages.cached_pages(), 0);
-    // Its slot is free again, and its block serves another length.
+    // The slot is free again, and its block now serves another length.
     let run = pages.alloc_run(16).unwrap();
     assert_eq!((run.base(), run.resident()), (base, 0));
 }
@@ -209,8 +211,8 @@ fn discard_gives_back_just_those_pages() {
         assert_eq!(resident_bytes(&pages), 9 * page_size);
         assert!([0, 1, 2, 3].iter().all(|n| page(&pages, &run, *n).iter().all(|b| *b == 1)));
         assert!((11..16).all(|n| page(&pages, &run, n).iter().all(|b| *b == 2)));
-        // A range that lies beyond the run, or goes backwards, does nothing. A range that reaches past the
-        // end stops at the end.
+        // A range that lies beyond the run or is reversed does nothing. A range that reaches beyond the
+        // run's end stops at the end.
         discard(&pages, &mut run, 16..40);
         #[expect(clippy::reversed_empty_ranges, reason = "that it does nothing is the test")]
         discard(&pages, &mut run, 3..1);
@@ -232,7 +234,7 @@ fn zero_on_free_clears_what_is_kept_warm() {
         touch(&pages, &mut run, 3..4, 0xAA);
         let base = run.base();
         free(&pages, run);
-        // Zeroing makes no further page resident.
+        // Zeroing a run makes no other page resident.
         assert_eq!(resident_bytes(&pages), 2 * pages.page_size());
         let run = pages.alloc_run(4).unwrap();
         assert_eq!((run.base(), run.resident()), (base, 0b1001));
@@ -249,7 +251,7 @@ fn emptied_blocks_serve_other_lengths() {
     let mut rng = Rng::new(17);
     for cycle in 0..1000 {
         let length = cycle % MAX_RUN_PAGES + 1;
-        // Enough runs for three blocks. Only a few of them are touched.
+        // Allocates enough runs for three blocks, and touches only a few of them.
         let count = 3 * BLOCK_BYTES / (length * pages.page_size());
         let mut runs: Vec<PageRun> = (0..count).map(|_| pages.alloc_run(length).unwrap()).collect();
         for _ in 0..20 {
@@ -264,7 +266,7 @@ fn emptied_blocks_serve_other_lengths() {
 }
 
 /// Makes calls of all kinds in random order and frees all runs at the end. If `check_every` is not 0,
-/// compares the provider's counts with the system's every `check_every` rounds.
+/// compares the provider's counts with the system's once every `check_every` rounds.
 fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
     let mut rng = Rng::new(seed);
     let mut held: Vec<PageRun> = Vec::new();
@@ -324,7 +326,8 @@ fn the_counts_are_the_systems_after_concurrent_traffic() {
 
 #[test]
 fn no_thread_sees_anothers_writes_or_loses_its_own() {
-    // With a bound of 0 every free makes a system call on a slot that other threads wait for.
+    // With a bound of 0, every free makes a system call. Other threads wait for the slot that is being
+    // freed.
     for bound in [0, 24] {
         let pages = with(MmapOptions::new().cache_pages(bound));
         thread::scope(|scope| {
@@ -336,7 +339,7 @@ fn no_thread_sees_anothers_writes_or_loses_its_own() {
                     for round in 0..6000 {
                         if held.len() < 6 || rng.below(2) == 0 && held.len() < 12 {
                             let fill = id << 6 | (round % 64) as u8;
-                            // Only two lengths, so that the threads contend for the same slots.
+                            // There are only two lengths, so that the threads compete for the same slots.
                             held.push((touched(pages, rng.below(2) + 1, fill), fill));
                         } else {
                             let (run, fill) = held.swap_remove(rng.below(held.len()));
@@ -402,7 +405,7 @@ fn options_reach_the_system_and_drop_unmaps() {
         let seen = all.map(|flag| flags.iter().any(|f| f == flag));
         (seen, start, pages)
     };
-    // A kernel without huge pages never sets the first two flags.
+    // On a kernel without huge pages, the first two flags are never set.
     let (plain, ..) = seen(MmapOptions::new());
     let thp = fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
     assert_eq!(plain, [thp, false, false, false]);
@@ -413,8 +416,8 @@ fn options_reach_the_system_and_drop_unmaps() {
     let (dump, ..) = seen(MmapOptions::new().dont_dump(true));
     assert_eq!(dump, [thp, false, false, true]);
 
-    // No other test makes mappings with both flags. So if the drop unmaps, no mapping at this address has
-    // both.
+    // No other test makes mappings with both flags. So if the drop has unmapped the region, no mapping at
+    // this address has both.
     let (both, start, pages) = seen(MmapOptions::new().dont_fork(true).dont_dump(true));
     assert_eq!(both, [thp, false, true, true]);
     drop(pages);
@@ -436,12 +439,12 @@ fn metadata_is_small_and_counted() {
     runs.into_iter().for_each(|run| free(&pages, run));
 }
 
-/// How many slots for runs of 16 pages a block has.
+/// The number of slots for runs of 16 pages in a block.
 const LONG: usize = BLOCK_BYTES / (16 * 4096);
 
-/// Fills three blocks with runs of 16 pages and touches the first page of each. Then frees every second run
-/// of the first two blocks, and all runs of the third except its last two. Returns the runs that stay; those
-/// of the third block are last.
+/// Fills three blocks with runs of 16 pages, and touches the first page of each run. Then frees every
+/// second run of the first two blocks. Also frees all runs of the third block except its last two. Returns
+/// the runs that stay; those of the third block are last.
 fn sparse_third_block(provider: &MmapPages) -> Vec<PageRun> {
     let mut runs: Vec<PageRun> = (0..3 * LONG)
         .map(|n| {
@@ -480,7 +483,7 @@ fn the_emptiest_block_is_emptied_and_given_back_whole() {
     assert_eq!(runs.iter().map(inside).filter(|inside| *inside).count(), 2);
     assert!(inside(&runs[runs.len() - 1]) && inside(&runs[runs.len() - 2]));
 
-    // Runs allocated now come from other blocks, warm or cold.
+    // Runs that are allocated now come from other blocks, whether warm or cold.
     let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(!others.iter().any(inside));
     others.into_iter().for_each(|run| free(&provider, run));
@@ -524,7 +527,7 @@ fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
     assert!(!provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before);
     assert_eq!(page(&provider, &runs[runs.len() - 1], 0)[0], (3 * LONG - 2) as u8);
-    // The runs gathered from the block are warm again, and are reused.
+    // The runs that were gathered from the block are warm again and are reused.
     let again: Vec<PageRun> = (0..2 * LONG - 1).map(|_| provider.alloc_run(16).unwrap()).collect();
     let inside = again.iter().filter(|run| range.contains(&run.base().addr().get())).count();
     assert_eq!(inside, LONG - 1);
@@ -559,13 +562,13 @@ fn a_block_gathers_its_own_runs_only() {
     let provider = four_kib();
     let mut runs = sparse_third_block(&provider);
     let block = provider.isolate_block().unwrap();
-    // Two runs of other blocks are freed: as many as are in use in the isolated block.
+    // Frees two runs of other blocks. The isolated block has as many runs in use.
     let inside = runs.split_off(runs.len() - 2);
     let outside = runs.split_off(runs.len() - 2);
     let places: Vec<_> = outside.iter().map(PageRun::base).collect();
     outside.into_iter().for_each(|run| free(&provider, run));
     assert_eq!(provider.cached_pages(), 2);
-    // These runs are warm, and are reused first.
+    // These two runs are warm, so they are reused first.
     let again: Vec<PageRun> = (0..2).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(again.iter().all(|run| places.contains(&run.base()) && run.resident() == 1));
     again.into_iter().for_each(|run| free(&provider, run));
@@ -582,8 +585,8 @@ fn a_block_gathers_its_own_runs_only() {
     assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
 }
 
-/// Runs without memory skip the cache. Their slots are free immediately, but are not handed out while their
-/// block is isolated.
+/// Runs without memory skip the cache, so their slots are free at once. But while their block is isolated,
+/// these slots are not used for new runs.
 #[test]
 fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     if mapping::system_page_size() != 4096 {
@@ -591,7 +594,8 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     }
     for all in [false, true] {
         let provider = four_kib();
-        // Two blocks with every second slot free, and a third with two slots taken. No page is touched.
+        // In two blocks every second slot is free, and in a third block two slots are taken. No page is
+        // touched.
         let mut runs: Vec<PageRun> =
             (0..2 * LONG + 2).map(|_| provider.alloc_run(16).unwrap()).collect();
         let third = runs.split_off(2 * LONG);
@@ -604,10 +608,12 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
         let mut third = third.into_iter();
         free(&provider, third.next().unwrap());
         if all {
-            // This was the last run. The block is empty now, but does not serve another length either.
+            // This frees the last run of the block. The empty block does not begin to serve another length,
+            // either.
             free(&provider, third.next().unwrap());
         }
-        // More runs than the first two blocks have room for, and a length that needs a new block.
+        // Allocates more runs than fit into the first two blocks, and a run of a length that needs a new
+        // block.
         let mut more: Vec<PageRun> =
             (0..2 * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
         more.push(provider.alloc_run(3).unwrap());
@@ -624,8 +630,8 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     }
 }
 
-/// Anybody can make a `PageBlock`. Putting back one that the provider did not return, or that was put back
-/// before, changes nothing.
+/// Anybody can make a `PageBlock`. Putting one back changes nothing if the provider did not return it, or
+/// if it was put back before.
 #[test]
 fn made_up_foreign_and_stale_blocks_change_nothing() {
     if mapping::system_page_size() != 4096 {
@@ -652,8 +658,8 @@ fn made_up_foreign_and_stale_blocks_change_nothing() {
         assert!(provider.isolate_block().is_none(), "the block is still isolated");
     }
     assert!(!provider.putback_block(doubled()), "two runs of it are in use");
-    // The same block is isolated again. The value that was put back belongs to the first isolation and does
-    // not end the second.
+    // The same block is isolated again. The value that was put back belongs to the first isolation, so it
+    // does not end the second one.
     let again = provider.isolate_block().unwrap();
     assert_eq!(again.range(), stale.range());
     for made_up in [twin(), doubled()] {

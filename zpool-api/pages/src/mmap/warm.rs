@@ -1,11 +1,13 @@
-//! The warm cache: freed runs that still hold memory, and batches of them on their way to the system.
+//! The warm cache, which holds freed runs that still have memory. A batch holds such runs while they are
+//! returned to the system.
 //!
-//! A warm run is reused only for a run of the same length. The last freed is reused first, because its bytes
-//! are most likely still in a CPU cache. The oldest runs, of whatever length, leave first.
+//! A warm run is reused only for a run of the same length. Of these, the run that was freed last is reused
+//! first, because its bytes are most likely still in a CPU cache. The oldest runs, of any length, leave
+//! first.
 //!
-//! Lock: the provider's mutex guards the cache. Only its holder accesses a batch. Invariants: `pages` is the
-//! sum of the resident pages of all runs in the cache; each of these runs has at least one; each queue is in
-//! the order of `since`.
+//! Lock: the provider's mutex guards the cache. A batch is accessed only by its holder. Invariants: `pages`
+//! is the sum of the resident pages of all runs in the cache. Each of these runs has at least one resident
+//! page. Each queue is in the order of `since`.
 
 use core::ops::Range;
 use std::collections::VecDeque;
@@ -14,38 +16,39 @@ use zpool_api::PageRun;
 use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_base::mapping;
 
-/// The most runs in a batch, and about the number of pages that leave at a time. These are enough that one
-/// system call often covers several neighbours, and few enough for an array on the stack.
+/// The greatest number of runs in a batch. About this number of pages leave at a time. It is large enough
+/// for one system call to often cover several neighbours, and small enough for an array on the stack.
 pub(super) const BATCH_RUNS: usize = 64;
 
 struct WarmRun {
     run: PageRun,
-    /// What the cache's clock showed when the run was freed.
+    /// The time on the cache's clock when the run was freed.
     since: u64,
 }
 
 /// Freed runs with resident pages.
 #[derive(Default)]
 pub(super) struct WarmCache {
-    /// One queue per length: `queues[0]` has the single pages. The oldest run of a queue is at its front.
+    /// One queue for each length. `queues[0]` has the runs of one page. The oldest run of a queue is at its
+    /// front.
     queues: [VecDeque<WarmRun>; MAX_RUN_PAGES],
     pages: usize,
-    /// How many runs were ever pushed.
+    /// The number of runs that were ever pushed. It serves as a clock.
     clock: u64,
 }
 
 impl WarmCache {
-    /// Returns the resident pages of all runs in the cache.
+    /// Returns the number of resident pages of all runs in the cache.
     pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Returns the clock. Every run pushed from now on has this time or a later one.
+    /// Returns the time on the clock. Every run that is pushed from now on has this time or a later one.
     pub(super) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// Adds a run. Returns it if there is no memory to record it.
+    /// Adds a run. If there is no memory to record it, the error contains the run.
     pub(super) fn push(&mut self, run: PageRun) -> Result<(), PageRun> {
         let queue = &mut self.queues[run.pages() - 1];
         if queue.try_reserve(1).is_err() {
@@ -57,15 +60,16 @@ impl WarmCache {
         Ok(())
     }
 
-    /// Removes and returns the last freed run of that length, if there is one.
+    /// Removes the run of `pages` pages that was freed last, and returns it. Returns `None` if there is no
+    /// run of this length.
     pub(super) fn pop(&mut self, pages: usize) -> Option<PageRun> {
         let run = self.queues[pages - 1].pop_back()?.run;
         self.pages -= run.resident_pages();
         Some(run)
     }
 
-    /// Takes the oldest runs until at most `keep` pages are left or the batch is full. Takes no run that was
-    /// freed at or after `time`.
+    /// Takes the oldest runs. Stops when at most `keep` pages are left, when the batch is full, or at runs
+    /// that were freed at or after `time`.
     pub(super) fn take_oldest(&mut self, keep: usize, time: u64) -> Batch {
         let mut batch = Batch { runs: [const { None }; BATCH_RUNS], len: 0 };
         while self.pages > keep && batch.len < BATCH_RUNS {
@@ -82,8 +86,8 @@ impl WarmCache {
         batch
     }
 
-    /// Moves runs of `pages` pages that begin in `range` to `taken`, as many as its capacity allows. Returns
-    /// their resident pages.
+    /// Moves the runs of `pages` pages that begin in `range` to `taken`, until `taken` has reached its
+    /// capacity. Returns the number of resident pages in the moved runs.
     pub(super) fn take_within(
         &mut self,
         pages: usize,
@@ -105,15 +109,15 @@ impl WarmCache {
         resident
     }
 
-    /// Bytes on the heap.
+    /// Returns the bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.queues.iter().map(|queue| queue.capacity() * size_of::<WarmRun>()).sum()
     }
 }
 
-/// Runs removed from the cache. Their slots are still taken.
+/// Runs that were removed from the cache. Their slots are still taken.
 pub(super) struct Batch {
-    /// The first `len` are `Some`.
+    /// The first `len` elements are `Some`, the others `None`.
     runs: [Option<PageRun>; BATCH_RUNS],
     len: usize,
 }
@@ -126,17 +130,18 @@ impl Batch {
         Batch { runs, len: 1 }
     }
 
-    /// Whether it has no runs.
+    /// Whether the batch has no runs.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns the resident pages of its runs.
+    /// Returns the number of resident pages of all runs in the batch.
     pub(super) fn pages(&self) -> usize {
         self.runs[..self.len].iter().flatten().map(PageRun::resident_pages).sum()
     }
 
-    /// Sorts the runs by address and returns them in groups. A group is runs without a gap between them.
+    /// Sorts the runs by address and returns them in groups. The runs of a group follow each other without
+    /// a gap.
     fn groups(&mut self, page_size: usize) -> impl Iterator<Item = &mut [Option<PageRun>]> {
         let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
         let len = move |run: &Option<PageRun>| run.as_ref().map_or(0, |r| r.pages() * page_size);
@@ -145,23 +150,24 @@ impl Batch {
         runs.chunk_by_mut(move |run, next| start(run) + len(run) == start(next))
     }
 
-    /// Returns the memory of all runs to the system, a group of adjacent runs in one call. Clears the
-    /// resident marks of the runs that the system took. Blocks.
+    /// Returns the memory of all runs to the system, with one call for each group of adjacent runs. Clears
+    /// the resident marks of those runs that the system took. Blocks.
     ///
     /// # Safety
-    /// The runs must be in live regions.
+    /// The runs must lie in live regions, and `locked` must say whether the process locks their memory.
     pub(super) unsafe fn give_back(&mut self, page_size: usize, locked: bool) {
         let bytes = |run: &PageRun| run.pages() * page_size;
         for group in self.groups(page_size) {
             let Some(Some(first)) = group.first() else { continue };
-            // The call covers whole runs, not only their resident pages: untouched pages add no cost.
+            // The call covers whole runs, not only their resident pages, because untouched pages add no
+            // cost.
             let len = group.iter().flatten().map(bytes).sum();
-            // SAFETY: the group is `len` bytes of adjacent runs in live regions (the caller's promise). Their
-            // holders gave the runs up, so only this batch has them.
+            // SAFETY: the group is `len` bytes of adjacent runs, which lie in live regions (the caller's
+            // promise). The runs' holders gave them up, so only this batch uses them.
             let whole = unsafe { mapping::give_back(first.base(), len, locked) };
             for run in group.iter_mut().flatten() {
-                // If one page is locked, the system refuses the whole range. Then this tries run by run.
-                // SAFETY: as above, for this run alone.
+                // If one page is locked, the system refuses the whole range. Then this tries each run
+                // separately. SAFETY: as above, for this run alone.
                 let gone = whole.is_ok()
                     || unsafe { mapping::give_back(run.base(), bytes(run), locked) }.is_ok();
                 if gone {
@@ -171,7 +177,7 @@ impl Batch {
         }
     }
 
-    /// Returns its runs.
+    /// Returns all runs of the batch.
     pub(super) fn into_runs(self) -> impl Iterator<Item = PageRun> {
         self.runs.into_iter().flatten()
     }
@@ -183,10 +189,10 @@ mod tests {
     use super::*;
     use core::ptr::NonNull;
 
-    /// Makes a run whose memory nobody touches: the cache reads only its marks.
+    /// Makes a run whose memory is never touched: the cache reads only the run's marks.
     fn run(id: usize, pages: usize, resident: u16) -> PageRun {
         let base = core::ptr::without_provenance_mut(id * 16 * 4096);
-        // SAFETY: never dereferenced nor given to a provider.
+        // SAFETY: the pointer is never dereferenced, and the run is never given to a provider.
         unsafe { PageRun::new(NonNull::new(base).unwrap(), pages, resident) }
     }
 
@@ -219,7 +225,7 @@ mod tests {
         let batch = cache.take_oldest(61, u64::MAX);
         assert_eq!((batch.pages(), cache.pages()), (20, 60));
         assert!(batch.into_runs().map(|run| id(&run)).eq(1..=10));
-        // Runs freed at or after a time stay.
+        // Runs that were freed at or after a given time stay.
         let time = cache.now();
         assert!(cache.push(run(41, 1, 1)).is_ok());
         let batch = cache.take_oldest(0, time);
@@ -231,7 +237,8 @@ mod tests {
     #[test]
     fn neighbours_leave_together() {
         let mut cache = WarmCache::default();
-        // A run of 16 pages ends where the next one begins. The short run 9 leaves a gap before run 10.
+        // A run of 16 pages ends where the next one begins. Run 9 is short, so there is a gap before run
+        // 10.
         for (n, pages) in [(7, 16), (3, 16), (9, 2), (10, 16), (2, 16), (8, 16), (5, 16)] {
             assert!(cache.push(run(n, pages, 1)).is_ok());
         }

@@ -1,18 +1,18 @@
-//! Pages locked in memory, which the system refuses to take back.
+//! Pages that are locked in memory. The system refuses to take them back.
 //!
-//! These tests do not run under a sanitizer, where `mlock` does nothing.
+//! These tests do not run under a sanitizer, because `mlock` does nothing there.
 
 use super::*;
 
-/// Locks the first page of a run in memory, so that the system refuses to take it. With `on` false, unlocks
-/// it.
+/// If `on` is true, locks the first page of a run in memory, so that the system refuses to take it. If `on`
+/// is false, unlocks this page.
 fn lock_in_memory(run: &PageRun, on: bool) {
     let page = run.base().as_ptr().cast();
     let done = if on {
-        // SAFETY: a page of a live run; locking changes no byte of it.
+        // SAFETY: the page belongs to a live run, and locking changes none of its bytes.
         unsafe { rustix::mm::mlock(page, 1) }
     } else {
-        // SAFETY: as above.
+        // SAFETY: the page belongs to a live run, and unlocking changes none of its bytes.
         unsafe { rustix::mm::munlock(page, 1) }
     };
     done.unwrap();
@@ -29,11 +29,11 @@ fn pages_that_the_system_refuses_stay_counted_and_warm() {
     assert_eq!(runs[1].resident(), 0b11);
     runs.into_iter().for_each(|run| free(&pages, run));
 
-    // The system takes its neighbours, although they were offered in the same call.
+    // The system takes the neighbours of the locked run, although they were offered in the same call.
     assert_eq!(pages.trim(), 4);
     assert_eq!(pages.cached_pages(), 2);
-    // The call that was refused may still have taken the second page of the run. So the provider may count
-    // one page more than the system.
+    // The refused call may still have taken the second page of the run. So the provider may count one page
+    // more than the system does.
     assert!((page_size..=2 * page_size).contains(&resident_bytes(&pages)));
     let run = pages.alloc_run(2).unwrap();
     assert_eq!((run.base(), run.resident()), (locked, 0b11));
@@ -59,8 +59,8 @@ fn refused_pages_are_offered_again_a_batch_later() {
             pages.cached_pages()
         })
         .collect();
-    // As many further runs as a batch has are kept without a retry. Then a full batch leaves. It begins with
-    // the oldest run, the locked one, which is refused again.
+    // The next 64 runs (`BATCH_RUNS`) are kept without trying the locked run again. Then a full batch
+    // leaves. It begins with the oldest run. This is the locked run, so the system refuses it again.
     let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
     assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
     // Take every cached run to reach the locked one: runs are reused last in, first out, and it was not the
@@ -75,8 +75,9 @@ fn refused_pages_are_offered_again_a_batch_later() {
     assert_eq!(pages.cached_pages(), 0, "the bound is in effect again");
 }
 
-/// A run can be warm when its block is isolated. Here the system refuses to take it; in a program another
-/// thread may free it just then. Such a run leaves with the block.
+/// When a block is isolated, one of its runs can still be warm. Here this is because the system refuses to
+/// take the run. In a program, another thread may have freed it just then. Such a run leaves together with
+/// the block.
 #[test]
 fn warm_runs_of_a_block_leave_with_it() {
     if mapping::system_page_size() != 4096 {
@@ -98,7 +99,7 @@ fn warm_runs_of_a_block_leave_with_it() {
     );
     others.into_iter().for_each(|run| free(&provider, run));
     free(&provider, last);
-    // SAFETY: the page is in a region of the provider, which is mapped. Unlocking changes no byte.
+    // SAFETY: the page lies in a mapped region of the provider, and unlocking changes none of its bytes.
     unsafe { rustix::mm::munlock(locked.as_ptr().cast(), 1) }.unwrap();
     assert!(provider.putback_block(block), "a warm run kept the block");
     runs.into_iter().for_each(|run| free(&provider, run));
