@@ -28,7 +28,7 @@ pub struct Spec {
 }
 
 /// The key of a dictionary's fingerprint in a spec.
-#[cfg(any(feature = "lz4", feature = "zstd"))]
+#[cfg(any(feature = "lz4", feature = "linewords", feature = "zstd"))]
 pub(crate) const DICT_KEY: &str = "dict";
 
 /// The most parameters that a spec may have. There must be a limit, since each key is compared with all keys
@@ -140,7 +140,7 @@ impl Spec {
 
     /// Fails if the spec names a dictionary, since it does not contain the
     /// dictionary's bytes. The error refers to the codec's builder.
-    #[cfg(any(feature = "lz4", feature = "zstd"))]
+    #[cfg(any(feature = "lz4", feature = "linewords", feature = "zstd"))]
     pub(crate) fn refuse_dictionary(&self) -> Result<(), CompressorError> {
         match self.get(DICT_KEY) {
             None => Ok(()),
@@ -172,7 +172,7 @@ pub(crate) fn bad_int(
 }
 
 /// Returns a spec as text. Leaves out the parameters that are `None`.
-#[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate"))]
+#[cfg(any(feature = "lz4", feature = "linewords", feature = "zstd", feature = "deflate"))]
 pub(crate) fn write_spec(name: &str, params: &[(&str, Option<String>)]) -> String {
     let mut spec = name.to_owned();
     let mut separator = ':';
