@@ -28,7 +28,7 @@
 /// #     fn vacate(&mut self, _nth: usize) { self.0 = 0; }
 /// #     fn start(_nth: usize, _chunks: usize, _middle_at: u8) -> usize { 0 }
 /// # }
-/// A backend over the layout `Alone` of the crate's front page.
+/// /// A backend over the layout `Alone` of the crate's front page.
 /// pub struct OnePerPage(Pool<Alone, 1>);
 ///
 /// buddies::backend!(OnePerPage);
