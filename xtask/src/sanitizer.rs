@@ -58,6 +58,7 @@ const PROGRAMS_LEFT_OUT: &[&str] = &[
 const TESTS_LEFT_OUT: &[&str] = &[
     // It needs pages that the system cannot take back. The sanitizer's `mlock` does nothing.
     "mmap::tests::locked::",
+    "locked_memory_costs_the_pages_that_are_touched",
     // It limits the address space. The sanitizer's shadow memory needs terabytes of it.
     "no_address_space_is_an_error",
     // These sample another process, which is a test program and so runs under the sanitizer, too.
