@@ -112,7 +112,7 @@ impl<const TABLE: usize, const CONTROL: usize> fmt::Debug for Context<TABLE, CON
 /// before the unit is stored unchanged.
 #[must_use]
 pub fn max_compressed_len(src_len: usize) -> usize {
-    if src_len > MAX_LEN { usize::MAX } else { 1 + lz4::bound(src_len) }
+    if src_len > MAX_LEN { usize::MAX } else { 1 + lz4_block::max_compressed_len(src_len) }
 }
 
 /// Decompresses `src` and fills all of `dst`. Needs no context, so any number of threads may call it at the

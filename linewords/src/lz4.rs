@@ -33,11 +33,6 @@ fn int(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
 
-/// Returns the most bytes that `src_len` bytes can compress to.
-pub(crate) fn bound(src_len: usize) -> usize {
-    src_len + src_len / 255 + 16
-}
-
 /// Compresses `src` and returns the length of the block. Returns `None` if `dst` is too short, if `src` is empty
 /// or longer than [`MAX_LEN`], or if `state` is too short or not aligned to 64 bytes.
 pub(crate) fn compress_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<usize> {
