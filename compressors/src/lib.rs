@@ -59,6 +59,8 @@
 //! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
 //! | `null` | | yes | always on |
 //!
+//! If none is named, the store and the disk use [`default_compressor`], which depends on the processor.
+//!
 //! The builders of lz4, lz4hc and zstd also take a dictionary. Register compressors with a dictionary, and
 //! those of third parties, in a [`Registry`] under names of their own. [`resolve`](Registry::resolve) returns
 //! the key that builds a compressor again.
@@ -78,6 +80,7 @@ mod acomp;
 ))]
 mod boxed;
 mod compressor;
+mod default_compressor;
 #[cfg(feature = "deflate")]
 mod deflate;
 #[cfg(any(feature = "lz4", feature = "zstd"))]
@@ -114,6 +117,7 @@ pub use acomp::{
     CompletionsPool, Scomp,
 };
 pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
+pub use default_compressor::{DefaultCompressor, default_compressor};
 #[cfg(feature = "deflate")]
 pub use deflate::Deflate;
 pub use error::CompressorError;

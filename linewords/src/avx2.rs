@@ -108,13 +108,34 @@ pub(crate) unsafe fn prefetch(bytes: &[u8]) {
     }
 }
 
+/// Returns the words of `from` at eight indices: with a gather instruction if `GATHER`, else with eight loads.
+///
+/// # Safety
+/// Invariant 1. Each index is that of a word that may be read.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn look_up<const GATHER: bool>(from: *const u32, index: __m256i) -> __m256i {
+    // SAFETY: invariant 1, and the caller's for the indices.
+    unsafe {
+        if GATHER {
+            return _mm256_i32gather_epi32::<4>(from.cast::<i32>(), index);
+        }
+        let mut lanes = [0u32; 8];
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast::<__m256i>(), index);
+        // `black_box`: reading lanes from memory is faster than extracting them from a register.
+        let lanes = black_box(&mut lanes);
+        let word = |j: usize| from.add(lanes[j] as usize).read() as i32;
+        _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
+    }
+}
+
 /// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
 /// room.
 ///
 /// # Safety
 /// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(crate) unsafe fn compress<W: Width>(
+pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
     table: &mut [u32],
     control: &mut [u8],
     src: &[u8],
@@ -203,8 +224,8 @@ pub(crate) unsafe fn compress<W: Width>(
             };
             let n0 = entry(h0, y0, index);
             let n1 = entry(h1, y1, _mm256_add_epi32(index, splat(8)));
-            let e0 = _mm256_i32gather_epi32::<4>(slots.cast::<i32>(), i0);
-            let e1 = _mm256_i32gather_epi32::<4>(slots.cast::<i32>(), i1);
+            let e0 = look_up::<GATHER>(slots, i0);
+            let e1 = look_up::<GATHER>(slots, i1);
             let index_mask = splat(W::INDEX_MASK);
             let (c0, c1) = (_mm256_and_si256(e0, index_mask), _mm256_and_si256(e1, index_mask));
             let mut slot = [0u32; LINE_WORDS];
@@ -353,7 +374,7 @@ pub(crate) unsafe fn compress<W: Width>(
 /// # Safety
 /// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
+pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: &mut [u8]) -> bool {
     let n = body.len();
     let blocks = dst.len() / BLOCK;
     if blocks * BLOCK != dst.len() || blocks == 0 || n < 8 * blocks {
@@ -478,12 +499,14 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                         let read = _mm256_andnot_si256(beyond, refer);
                         // A lane that reads a word takes it in place of its payload. Other lanes do not
                         // change.
-                        let words = _mm256_mask_i32gather_epi32::<4>(
-                            w,
-                            out.cast_const().cast::<i32>(),
-                            index,
-                            read,
-                        );
+                        let words = if GATHER {
+                            let out = out.cast_const().cast::<i32>();
+                            _mm256_mask_i32gather_epi32::<4>(w, out, index, read)
+                        } else {
+                            // Lanes that read nothing read the first word instead.
+                            let words = look_up::<false>(out, _mm256_and_si256(index, read));
+                            _mm256_blendv_epi8(w, words, read)
+                        };
                         let flips = _mm256_sllv_epi32(
                             _mm256_srlv_epi32(v, splat(W::INDEX_BITS)),
                             splat(W::MIDDLE),

@@ -5,6 +5,7 @@ use core::fmt;
 use crate::error::Error;
 use crate::format::{Header, NARROW_MAX, Narrow, Unit, WIDE_MAX, Wide, Width};
 use crate::lz4;
+use crate::processor;
 use crate::variant::Variant;
 
 /// The length of the longest unit, in bytes.
@@ -44,7 +45,7 @@ impl<const TABLE: usize, const CONTROL: usize> Context<TABLE, CONTROL> {
     /// Makes a context that compresses with the quickest [`Variant`].
     #[must_use]
     pub fn new() -> Self {
-        Self::with_variant(Variant::best())
+        Self::with_variant(processor::best())
     }
 
     /// Makes a context that compresses with the given variant.
@@ -126,7 +127,7 @@ pub fn max_compressed_len(src_len: usize) -> usize {
 /// than `dst` has counts as malformed.
 #[inline]
 pub fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
-    decompress_with(Variant::best(), src, dst)
+    decompress_with(processor::best(), src, dst)
 }
 
 /// Does what [`decompress`] does, with the given variant.

@@ -36,8 +36,8 @@
 //! them. Every other unit becomes an LZ4 block. If LZ4 does not shorten a unit, it is stored unchanged.
 //!
 //! # Features
-//! `std` (default): the variant is chosen at run time, by the features of the processor. Without it, the
-//! crate is `no_std`, and the target features of the build decide.
+//! `std` (default): the variant is chosen at run time, by the features of the processor ([`processor`]).
+//! Without it, the crate is `no_std`, and the target features of the build decide.
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -52,11 +52,13 @@ mod format;
 mod lz4;
 mod plan;
 mod portable;
+mod processor;
 mod variant;
 
 pub use context::{
     Context, LargeContext, PageContext, decompress, decompress_with, max_compressed_len,
 };
 pub use error::Error;
+pub use processor::{Processor, processor};
 #[doc(hidden)]
 pub use variant::Variant;

@@ -1,8 +1,6 @@
-//! Chooses between the implementations of lines of words, depending on what the processor supports.
+//! The implementations of lines of words, of which a processor may support some.
 
 use core::fmt;
-#[cfg(all(feature = "std", target_arch = "x86_64"))]
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::format::{Narrow, Unit, Wide};
 use crate::portable;
@@ -10,7 +8,7 @@ use crate::portable;
 /// An implementation of the encoder and the decoder that this processor supports.
 ///
 /// All variants read and write exactly the same streams. The type is for tests and benchmarks:
-/// [`Context::new`] and [`decompress`] use the quickest variant.
+/// [`Context::new`] and [`decompress`] use the quickest variant, which `processor.rs` chooses.
 ///
 /// [`Context::new`]: crate::Context::new
 /// [`decompress`]: crate::decompress
@@ -23,6 +21,9 @@ pub struct Variant(Inner);
 #[repr(u8)]
 enum Inner {
     Portable = 1,
+    /// AVX2, with loads of single words in place of gather instructions.
+    #[cfg(target_arch = "x86_64")]
+    Avx2Loads,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(all(target_arch = "x86_64", linewords_avx512))]
@@ -47,6 +48,8 @@ impl Inner {
         Inner::Avx512,
         #[cfg(target_arch = "x86_64")]
         Inner::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Inner::Avx2Loads,
         Inner::Portable,
     ];
 
@@ -58,7 +61,7 @@ impl Inner {
         match self {
             Inner::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Inner::Avx2 => has!("avx2", "bmi1", "bmi2", "lzcnt", "popcnt"),
+            Inner::Avx2 | Inner::Avx2Loads => has!("avx2", "bmi1", "bmi2", "lzcnt", "popcnt"),
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
             Inner::Avx512 => {
                 has!(
@@ -82,30 +85,25 @@ impl Variant {
     /// The variant in safe code. It runs on every processor.
     pub const PORTABLE: Variant = Variant(Inner::Portable);
 
-    /// Returns the variants that this processor supports, the quickest first.
+    /// Returns the variants that this processor supports.
     pub fn all() -> impl Iterator<Item = Variant> {
         Inner::ALL.iter().copied().filter(|inner| inner.is_there()).map(Variant)
     }
 
-    /// Returns the quickest variant that this processor supports.
-    #[must_use]
-    pub fn best() -> Variant {
-        #[cfg(all(feature = "std", target_arch = "x86_64"))]
-        {
-            /// The variant that was found; 0 before the first call.
-            static BEST: AtomicU8 = AtomicU8::new(0);
-            // Relaxed: pairs with nothing. A thread that reads 0 searches again and finds the same variant.
-            let best = BEST.load(Relaxed);
-            if let Some(&inner) = Inner::ALL.iter().find(|&&inner| inner as u8 == best) {
-                return Variant(inner);
-            }
-            let found = Self::all().next().unwrap_or(Self::PORTABLE);
-            // Relaxed: as above. The number refers to no other data.
-            BEST.store(found.0 as u8, Relaxed);
-            found
-        }
-        #[cfg(not(all(feature = "std", target_arch = "x86_64")))]
-        Self::all().next().unwrap_or(Self::PORTABLE)
+    /// Returns the variant's number, which is not 0.
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    pub(crate) fn number(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Returns the variant with this number; `None` if no variant has it.
+    ///
+    /// # Safety
+    /// The processor supports the variant. This is so if the number is that of a variant that exists.
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    #[inline]
+    pub(crate) unsafe fn of_number(number: u8) -> Option<Variant> {
+        Inner::ALL.iter().copied().find(|&inner| inner as u8 == number).map(Variant)
     }
 
     /// Returns the variant of this name; `None` if there is none or the processor does not support it.
@@ -114,11 +112,13 @@ impl Variant {
         Self::all().find(|variant| variant.name() == name)
     }
 
-    /// Returns the variant's name: `portable`, `avx2` or `avx512`.
+    /// Returns the variant's name: `portable`, `avx2-loads`, `avx2` or `avx512`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
             Inner::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx2Loads => "avx2-loads",
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2 => "avx2",
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
@@ -143,13 +143,23 @@ impl Variant {
             (Inner::Portable, true) => portable::compress::<Wide>(table, control, src, dst),
             // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
+            (Inner::Avx2Loads, false) => unsafe {
+                crate::avx2::compress::<Narrow, false>(table, control, src, dst)
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Inner::Avx2Loads, true) => unsafe {
+                crate::avx2::compress::<Wide, false>(table, control, src, dst)
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             (Inner::Avx2, false) => unsafe {
-                crate::avx2::compress::<Narrow>(table, control, src, dst)
+                crate::avx2::compress::<Narrow, true>(table, control, src, dst)
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Inner::Avx2, true) => unsafe {
-                crate::avx2::compress::<Wide>(table, control, src, dst)
+                crate::avx2::compress::<Wide, true>(table, control, src, dst)
             },
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
@@ -173,10 +183,20 @@ impl Variant {
             (Inner::Portable, true) => portable::decompress::<Wide>(body, dst),
             // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, false) => unsafe { crate::avx2::decompress::<Narrow>(body, dst) },
+            (Inner::Avx2Loads, false) => unsafe {
+                crate::avx2::decompress::<Narrow, false>(body, dst)
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, true) => unsafe { crate::avx2::decompress::<Wide>(body, dst) },
+            (Inner::Avx2Loads, true) => unsafe {
+                crate::avx2::decompress::<Wide, false>(body, dst)
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Inner::Avx2, false) => unsafe { crate::avx2::decompress::<Narrow, true>(body, dst) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Inner::Avx2, true) => unsafe { crate::avx2::decompress::<Wide, true>(body, dst) },
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
             (Inner::Avx512, false) => unsafe { crate::avx512::decompress::<Narrow>(body, dst) },

@@ -51,7 +51,7 @@ impl ZramBuilder {
         ZramBuilder {
             disksize: 0,
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
-            algorithm: builtin::DEFAULT_COMPRESSOR.to_owned(),
+            algorithm: builtin::default_compressor().name.to_owned(),
             recompression: Vec::new(),
             recipe: Recipe::builtin(),
             mem_limit: 0,
@@ -73,8 +73,8 @@ impl ZramBuilder {
         self
     }
 
-    /// Chooses the algorithm that compresses writes, by its spec, e.g. `zstd:level=6`. Default: `lz4`, or
-    /// `null` without that feature.
+    /// Chooses the algorithm that compresses writes, by its spec, e.g. `zstd:level=6`. Default:
+    /// [`compressors::default_compressor`], which depends on the processor.
     pub fn algorithm(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.algorithm);
         self

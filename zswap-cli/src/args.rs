@@ -42,7 +42,7 @@ pub(crate) struct Nbd {
     pub(crate) zpool: String,
 
     /// Compressor, with optional parameters: zstd:level=3
-    #[arg(long, value_name = "SPEC", default_value = "lz4")]
+    #[arg(long, value_name = "SPEC", default_value = compressors::default_compressor().name)]
     pub(crate) compressor: String,
 
     /// Memory limit: bytes, or with K, M, G or T. At the limit, writes fail with "no space left"

@@ -47,7 +47,7 @@ impl ZswapBuilder {
     pub(crate) fn new() -> Self {
         ZswapBuilder {
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
-            compressor: builtin::DEFAULT_COMPRESSOR.to_owned(),
+            compressor: builtin::default_compressor().name.to_owned(),
             recipe: Recipe::builtin(),
             store_incompressible: true,
             checksums: false,
@@ -68,8 +68,8 @@ impl ZswapBuilder {
         self
     }
 
-    /// Chooses the compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` if the feature `lz4`
-    /// is off.
+    /// Chooses the compressor by spec, such as `zstd:level=6`. Default: [`builtin::default_compressor`], which
+    /// depends on the processor.
     pub fn compressor(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.compressor);
         self

@@ -29,9 +29,9 @@
 //! ```
 //!
 //! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`; the
-//! crate `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null`
-//! and, behind a feature, `lzo`; the crate `compressors` says how to add your own. Both are chosen by name
-//! and may be changed while the store is in use:
+//! crate `zpool-api` says how to add your own. The compressors are `linewords`, `lz4`, `lz4hc`,
+//! `zstd`, `deflate`, `null` and, behind a feature, `lzo`; the crate `compressors` says how to add your own.
+//! Both are chosen by name and may be changed while the store is in use:
 //!
 //! ```
 //! # use zswap_core::{SwapEntry, Zswap};

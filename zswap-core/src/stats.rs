@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use zpage::builtin::DefaultCompressor;
+
 /// Figures of a store. They are read while the store is in use. So each figure was right at some moment of
 /// the call, but they were not all right at the same moment. Where the kernel has the same figure, the name
 /// is the kernel's.
@@ -62,6 +64,9 @@ pub struct ZswapStats {
     pub clock_leaves: u64,
     /// Pages that are on the device now.
     pub device_pages: usize,
+    /// The compressor of a store whose builder names none, and why it is this one. It depends on the
+    /// processor. Which compressors this store uses is shown in `pools`.
+    pub default_compressor: DefaultCompressor,
     /// The pools that are alive.
     pub pools: Vec<PoolStats>,
 }
@@ -136,6 +141,8 @@ impl fmt::Display for ZswapStats {
         for (name, value) in self.events() {
             writeln!(f, "{name}: {value}")?;
         }
+        let DefaultCompressor { name, reason, .. } = self.default_compressor;
+        writeln!(f, "default_compressor: {name} ({reason})")?;
         for pool in &self.pools {
             writeln!(
                 f,
@@ -178,6 +185,7 @@ mod tests {
             clock_entries: 26,
             clock_leaves: 27,
             device_pages: 17,
+            default_compressor: zpage::builtin::default_compressor(),
             pools: vec![PoolStats {
                 zpool: "zbud".to_owned(),
                 compressor: "zstd:level=6".to_owned(),
@@ -214,8 +222,12 @@ mod tests {
             "device_loads: 16",
             "clock_entries: 26",
             "clock_leaves: 27",
-            "pool zbud zstd:level=6: 18 objects, 20 bytes in 19",
         ];
-        assert_eq!(lines, expected);
+        let (last, before) = lines.split_last().unwrap();
+        assert_eq!(*last, "pool zbud zstd:level=6: 18 objects, 20 bytes in 19");
+        let (default, figures) = before.split_last().unwrap();
+        let chosen = zpage::builtin::default_compressor();
+        assert_eq!(*default, format!("default_compressor: {} ({})", chosen.name, chosen.reason));
+        assert_eq!(figures, expected);
     }
 }

@@ -1,8 +1,10 @@
-//! Adapts third-party codecs of the LZ4 format to this project's codec trait.
+//! Adapts third-party codecs of the LZ4 format, and single implementations of `linewords`, to this project's
+//! codec trait.
 
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
+use linewords::{PageContext, Variant};
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
@@ -17,7 +19,10 @@ pub(crate) fn build(name: &str) -> Result<Arc<dyn Compressor>> {
         LIBLZ4 => Arc::new(Liblz4),
         "lz4_flex" => Arc::new(Lz4Flex),
         "trueno-zram-core" => Arc::new(Trueno),
-        other => compressors::build(other)?,
+        other => match other.strip_prefix("linewords-").and_then(Variant::by_name) {
+            Some(variant) => Arc::new(LinewordsVariant { name: name.to_owned(), variant }),
+            None => compressors::build(other)?,
+        },
     })
 }
 
@@ -135,6 +140,52 @@ impl CompressorCtx for TruenoCtx {
 
     fn memory_bytes(&self) -> usize {
         0
+    }
+}
+
+/// `linewords` with one of its implementations, which need not be the quickest here.
+#[derive(Debug)]
+struct LinewordsVariant {
+    name: String,
+    variant: Variant,
+}
+
+impl Compressor for LinewordsVariant {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn spec(&self) -> String {
+        self.name.clone()
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        linewords::max_compressed_len(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        let Self { variant, .. } = *self;
+        Ok(Box::new(LinewordsCtx { variant, ctx: PageContext::with_variant(variant) }))
+    }
+}
+
+#[derive(Debug)]
+struct LinewordsCtx {
+    variant: Variant,
+    ctx: PageContext,
+}
+
+impl CompressorCtx for LinewordsCtx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        self.ctx.compress(src, dst).map_err(|_| failed("linewords", "no room for its output"))
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        linewords::decompress_with(self.variant, src, dst).map_err(|_| corrupt("linewords"))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<PageContext>()
     }
 }
 

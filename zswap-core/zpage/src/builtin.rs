@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
+pub use compressors::{DefaultCompressor, default_compressor};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 /// Returns a registry of the built-in backends that are compiled in.
@@ -44,9 +45,6 @@ pub fn compressors() -> CompressorRegistry {
 
 /// The name of the backend that is used if none is named.
 pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
-
-/// The name of the compressor that is used if none is named.
-pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
 
 /// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
 ///
