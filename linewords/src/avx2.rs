@@ -11,7 +11,8 @@
 //!    `W::SLOTS` is the upper `W::SLOT_BITS` bits of a hash. The size of the table is checked on entry.
 //! 5. The index in an entry is less than `base`: the table is emptied on entry, and an entry holds the index
 //!    of a word in an earlier line.
-//! 6. The payload of a line is at most 64 bytes, and there is room for 64. Checked for each line.
+//! 6. The payload of a line is at most 64 bytes, and there is room for 64 where it is written. Checked for each
+//!    line. All payload so far fits `dst`.
 //! 7. The buffer for control has 8 bytes for each line and 8 more. Checked on entry.
 //! 8. The decoder loads at most 64 bytes of payload at a time, from the stream or from a copy of its end.
 //! 9. The decoder loads 8 bytes of control at a time. A load reaches past the end of all control by at most
@@ -95,7 +96,7 @@ unsafe fn mask(a: __m256i, b: __m256i) -> u32 {
     }
 }
 
-/// Prefetches the whole stream, since it is rarely in the cache.
+/// Prefetches a whole unit or stream, since cold pages are rarely in the cache.
 ///
 /// # Safety
 /// Invariant 1.
@@ -142,6 +143,8 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
     dst: &mut [u8],
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
+    // SAFETY: invariant 1.
+    unsafe { prefetch(src) };
     if plan::is_text(src) {
         return None;
     }
@@ -150,8 +153,11 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
     if control.len() < 8 * lines + 8 {
         return None;
     }
-    plan::clear::<W>(&mut table[..W::SLOTS]);
     let capacity = dst.len();
+    if capacity < HEAD {
+        return None;
+    }
+    plan::clear::<W>(&mut table[..W::SLOTS]);
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
     let mut control_at = 0;
@@ -344,11 +350,12 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
             to.add(with_distance).cast::<u64>().write_unaligned(codes.to_le());
             control_at += with_distance + CODES;
 
-            if capacity < at + LINE {
-                return None;
-            }
             let classes = _pext_u64(codes, CODE_CLASS) as u32;
-            let mut to = dst.as_mut_ptr().add(at);
+            // Near the end of `dst`, the payload goes through memory with room for 64 bytes.
+            let start = at;
+            let fits = capacity - start >= LINE;
+            let mut spare = [0u8; LINE];
+            let mut to = if fits { dst.as_mut_ptr().add(start) } else { spare.as_mut_ptr() };
             let quarters = [
                 _mm256_castsi256_si128(v0),
                 _mm256_extracti128_si256::<1>(v0),
@@ -362,6 +369,9 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
                 let len = usize::from(SHUFFLES.len[class]);
                 to = to.add(len);
                 at += len;
+            }
+            if !fits {
+                dst.get_mut(start..at)?.copy_from_slice(&spare[..at - start]);
             }
         }
     }

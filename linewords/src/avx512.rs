@@ -60,6 +60,8 @@ pub(crate) unsafe fn compress<W: Width>(
     dst: &mut [u8],
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
+    // SAFETY: invariant 1.
+    unsafe { prefetch(src) };
     if plan::is_text(src) {
         return None;
     }
@@ -68,8 +70,11 @@ pub(crate) unsafe fn compress<W: Width>(
     if control.len() < 8 * lines + 8 {
         return None;
     }
-    plan::clear::<W>(&mut table[..W::SLOTS]);
     let capacity = dst.len();
+    if capacity < HEAD {
+        return None;
+    }
+    plan::clear::<W>(&mut table[..W::SLOTS]);
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
     let mut control_at = 0;
@@ -201,13 +206,18 @@ pub(crate) unsafe fn compress<W: Width>(
             to.add(with_distance).cast::<u64>().write_unaligned(codes.to_le());
             control_at += with_distance + CODES;
 
-            if capacity < at + LINE {
-                return None;
-            }
             let payload = _mm512_movepi8_mask(_mm512_permutexvar_epi32(k, payload_bytes));
-            let to = dst.as_mut_ptr().add(at);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi8(payload, v));
-            at += payload.count_ones() as usize;
+            let packed = _mm512_maskz_compress_epi8(payload, v);
+            let end = at + payload.count_ones() as usize;
+            if capacity - at >= LINE {
+                _mm512_storeu_si512(dst.as_mut_ptr().add(at).cast(), packed);
+            } else {
+                // Near the end of `dst`, the payload goes through memory with room for 64 bytes.
+                let mut spare = [0u8; LINE];
+                _mm512_storeu_si512(spare.as_mut_ptr().cast(), packed);
+                dst.get_mut(at..end)?.copy_from_slice(&spare[..end - at]);
+            }
+            at = end;
         }
     }
     plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)

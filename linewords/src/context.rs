@@ -10,6 +10,8 @@ use crate::variant::Variant;
 
 /// The length of the longest unit, in bytes.
 const MAX_LEN: usize = lz4::MAX_LEN;
+/// The length of the longest stream, in bytes: that of a stored unit.
+const MAX_STREAM: usize = 1 + MAX_LEN;
 
 const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
@@ -52,15 +54,23 @@ impl<const TABLE: usize, const CONTROL: usize> Context<TABLE, CONTROL> {
     #[doc(hidden)]
     #[must_use]
     pub fn with_variant(variant: Variant) -> Self {
+        const {
+            assert!(
+                TABLE >= PAGE_TABLE && CONTROL >= PAGE_CONTROL,
+                "use PageContext or LargeContext: this context is smaller than both"
+            );
+        }
         Context { table: [0; TABLE], control: [0; CONTROL], variant }
     }
 
     /// Compresses `src` into `dst` and returns the length of the stream.
     ///
-    /// Never fails for lack of room if `dst` has [`max_compressed_len`] bytes.
+    /// Never fails for lack of room if `dst` has [`max_compressed_len`] bytes. Lines of words that do not fit `dst`
+    /// are replaced by an LZ4 block or the unit itself, if that fits. So streams of the same unit can differ if one of
+    /// the buffers is short.
     ///
     /// # Errors
-    /// [`Error::OutputTooSmall`] if `dst` cannot hold the stream; [`Error::TooLong`] if `src` has more than
+    /// [`Error::OutputTooSmall`] if no form of the stream fits `dst`; [`Error::TooLong`] if `src` has more than
     /// 2 113 929 216 bytes.
     #[inline]
     pub fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
@@ -123,8 +133,8 @@ pub fn max_compressed_len(src_len: usize) -> usize {
 ///
 /// # Errors
 /// [`Error::Corrupt`] if `src` is malformed; [`Error::WrongLength`] if it decompresses to another length than
-/// that of `dst`; [`Error::TooLong`] if a buffer has more than 2 113 929 216 bytes. An LZ4 block of more bytes
-/// than `dst` has counts as malformed.
+/// that of `dst`; [`Error::TooLong`] if `dst` has more than 2 113 929 216 bytes, or `src` more than one byte more. An
+/// LZ4 block of more bytes than `dst` has counts as malformed.
 #[inline]
 pub fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
     decompress_with(processor::best(), src, dst)
@@ -137,9 +147,10 @@ pub fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
 #[doc(hidden)]
 #[inline]
 pub fn decompress_with(variant: Variant, src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
-    let longest = src.len().max(dst.len());
-    if longest > MAX_LEN {
-        return Err(Error::TooLong { len: longest, max: MAX_LEN });
+    for (len, max) in [(src.len(), MAX_STREAM), (dst.len(), MAX_LEN)] {
+        if len > max {
+            return Err(Error::TooLong { len, max });
+        }
     }
     let (&header, body) = src.split_first().ok_or(Error::Corrupt)?;
     let wrong = |got| Error::WrongLength { expected: dst.len(), got };

@@ -36,12 +36,12 @@ impl fmt::Display for Error {
         match *self {
             Error::OutputTooSmall { src_len, capacity } => write!(
                 f,
-                "{src_len} bytes do not compress into {capacity}: give a buffer of \
+                "a unit of {src_len} bytes does not fit a buffer of {capacity}: give one of \
                  max_compressed_len({src_len}) bytes"
             ),
             Error::Corrupt => f.write_str("the stream is corrupt"),
             Error::WrongLength { expected, got } => {
-                write!(f, "the stream is of {got} bytes, not of the {expected} asked for")
+                write!(f, "the stream holds a unit of {got} bytes, but the buffer has {expected}")
             }
             Error::TooLong { len, max } => {
                 write!(f, "a buffer of {len} bytes is too long: {max} is the most")

@@ -180,11 +180,21 @@ pub(crate) fn compress<W: Width>(
         let bytes = pack(&codes).to_le_bytes();
         control.get_mut(control_at..control_at + 8)?.copy_from_slice(&bytes);
         control_at += CODES;
-        let room = dst.get_mut(at..)?.first_chunk_mut::<LINE>()?;
         let mut used = 0;
-        for j in 0..LINE_WORDS {
-            room.get_mut(used..used + 4)?.copy_from_slice(&values[j].to_le_bytes());
-            used += usize::from(LENGTH[codes[j] as usize & 7]);
+        let mut write = |room: &mut [u8; LINE]| -> Option<()> {
+            for j in 0..LINE_WORDS {
+                room.get_mut(used..used + 4)?.copy_from_slice(&values[j].to_le_bytes());
+                used += usize::from(LENGTH[codes[j] as usize & 7]);
+            }
+            Some(())
+        };
+        if let Some(room) = dst.get_mut(at..)?.first_chunk_mut() {
+            write(room)?;
+        } else {
+            // Near the end of `dst`, the payload goes through memory with room for 64 bytes.
+            let mut spare = [0; LINE];
+            write(&mut spare)?;
+            dst.get_mut(at..at + used)?.copy_from_slice(&spare[..used]);
         }
         at += used;
     }
