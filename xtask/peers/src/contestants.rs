@@ -11,7 +11,10 @@ use crate::source::LARGEST_UNIT;
 use crate::store::Store;
 
 const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
-const CODECS: &[&str] = &["lz4", "lz4hc", "zstd", "deflate"];
+const CODECS: &[&str] = &["linewords", "lz4", "lz4hc", "zstd", "deflate"];
+/// The codecs that rivals meet: LZ4, which most of them have, and `linewords`, which is the default where it was
+/// measured faster.
+const RIVALLED: &[&str] = &["lz4", "linewords"];
 /// Third-party codecs of the LZ4 format.
 const OTHER_CODECS: &[&str] = &[LIBLZ4, "lz4_flex", "trueno-zram-core"];
 
@@ -69,8 +72,8 @@ impl Entry {
     /// not built in.
     pub(crate) fn codec(&self) -> Option<&str> {
         match self.compressor.as_str() {
-            // Every contestant of the LZ4 format is compared with liblz4.
-            "lz4" | "lz4_flex" | "trueno-zram-core" => Some(LIBLZ4),
+            // Every contestant of the LZ4 format is compared with liblz4. So is `linewords`, which replaces it.
+            "lz4" | "linewords" | "lz4_flex" | "trueno-zram-core" => Some(LIBLZ4),
             "lzo" if cfg!(feature = "lzo") => Some("lzo"),
             // lzo-rle exists only in the kernel.
             "lzo" | "lzo-rle" => None,
@@ -81,17 +84,18 @@ impl Entry {
     /// Returns the contestants of this project that this rival is compared with. Returns nothing
     /// for this project's own contestants.
     pub(crate) fn beside(&self) -> Vec<Entry> {
-        let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
-        let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");
+        let each =
+            |kind: Kind, zpool| RIVALLED.iter().map(move |codec| Entry::new(kind, zpool, codec));
+        let stores = each(Kind::Store, Some("zsmalloc"));
+        let disks = |unit| each(Kind::Disk { unit }, Some("zsmalloc"));
         match self.kind {
-            // A third-party codec is compared with this project's codec of the same format.
             Kind::Codec if OTHER_CODECS.contains(&self.compressor.as_str()) => {
-                vec![Entry::new(Kind::Codec, None, "lz4")]
+                each(Kind::Codec, None).collect()
             }
             Kind::Codec | Kind::Store | Kind::Disk { .. } => Vec::new(),
-            Kind::Map(_) | Kind::KernelZswap => vec![store],
-            Kind::KernelZram { unit: 1 } => vec![store, disk(1)],
-            Kind::KernelZram { unit } => vec![disk(unit)],
+            Kind::Map(_) | Kind::KernelZswap => stores.collect(),
+            Kind::KernelZram { unit: 1 } => stores.chain(disks(1)).collect(),
+            Kind::KernelZram { unit } => disks(unit).collect(),
         }
     }
 
@@ -151,7 +155,9 @@ fn own_and_others() -> Vec<Entry> {
         all.extend(ZPOOLS.iter().map(|zpool| Entry::new(Kind::Store, Some(zpool), "lzo")));
     }
     for unit in [1, LARGEST_UNIT] {
-        all.push(Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4"));
+        all.extend(
+            RIVALLED.iter().map(|codec| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), codec)),
+        );
     }
     for heap in ["system", "mimalloc", "jemalloc"] {
         all.push(Entry::new(Kind::Map(heap), None, LIBLZ4));
