@@ -4,14 +4,9 @@
 //! allocates nothing, except for lz4hc from level 10 on: there, each call allocates
 //! 64 KiB until it returns.
 //!
-//! Inputs up to 64 KiB at the default acceleration, without a dictionary, use our own
-//! encoder. For all others, lz4 clears the library's table for each page and compresses
-//! the page as the first block of a stream. On 4 KiB pages of real processes this is
-//! denser and faster than the library's calls for a single block. It is denser because
-//! a stream's table hashes five bytes, but that of a small single block hashes four.
-//! Clearing 16 KiB costs less than the stale candidates of an uncleared table. For
-//! this reason the library's own fast reset clears from 4 KiB on. lz4hc's tables are
-//! sixteen times as large, so lz4hc resets without clearing.
+//! lz4's compressors are those of `lz4_block`: our own encoder for inputs up to 64 KiB at the default acceleration,
+//! without a dictionary, and the library's for all others. That of the library clears its table for each page.
+//! lz4hc's tables are sixteen times as large, so lz4hc resets without clearing.
 //!
 //! Invariants: every length passed to C was checked against [`MAX_INPUT`] or
 //! [`MAX_LEN`] and fits an `int`; a state is used through `&mut`, so by one
@@ -19,13 +14,15 @@
 
 use std::os::raw::{c_char, c_int, c_void};
 
+use lz4_block::Stream;
+
 use crate::compressor::{MAX_LEN, check_len};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
 use crate::scratch::Scratch;
 
-/// The longest input the library compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
-const MAX_INPUT: usize = 0x7E00_0000;
+/// The longest input the library compresses, in bytes.
+const MAX_INPUT: usize = Stream::MAX_INPUT;
 
 /// How far back a match can reach, in bytes. Of a longer dictionary, only the end is used.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
@@ -33,18 +30,8 @@ pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 // lz4-sys does not declare these functions, but the library exports them. States are
 // opaque here: `*mut c_void` stands for `LZ4_stream_t *` and `LZ4_streamHC_t *`.
 unsafe extern "C" {
-    fn LZ4_sizeofState() -> c_int;
-    fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
     fn LZ4_loadDictSlow(stream: *mut c_void, dict: *const c_char, dict_size: c_int) -> c_int;
     fn LZ4_attach_dictionary(stream: *mut c_void, dict_stream: *const c_void);
-    fn LZ4_compress_fast_continue(
-        stream: *mut c_void,
-        src: *const c_char,
-        dst: *mut c_char,
-        src_size: c_int,
-        dst_capacity: c_int,
-        acceleration: c_int,
-    ) -> c_int;
 
     fn LZ4_sizeofStateHC() -> c_int;
     fn LZ4_initStreamHC(buffer: *mut c_void, size: usize) -> *mut c_void;
@@ -72,7 +59,7 @@ unsafe extern "C" {
 /// Returns the most bytes that `src_len` bytes can compress to, or `usize::MAX` if `src_len` exceeds
 /// [`MAX_INPUT`].
 pub(crate) fn compress_bound(src_len: usize) -> usize {
-    if src_len > MAX_INPUT { usize::MAX } else { src_len + src_len / 255 + 16 }
+    if src_len > MAX_INPUT { usize::MAX } else { lz4_block::max_compressed_len(src_len) }
 }
 
 /// Returns a length as a C `int`. If it does not fit, returns the largest `int`: C then uses only the start of
@@ -135,18 +122,14 @@ impl FastState {
     const CODEC: &'static str = crate::names::LZ4;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: the call takes no arguments and returns a constant.
-        let size = unsafe { LZ4_sizeofState() };
-        let mut state = FastState { memory: Scratch::new(Self::CODEC, size as usize)? };
-        state.clear().map(|_| state)
+        let mut state = FastState { memory: Scratch::new(Self::CODEC, Stream::LEN)? };
+        state.stream()?;
+        Ok(state)
     }
 
-    /// Resets the state to an empty stream.
-    fn clear(&mut self) -> Result<*mut c_void, CompressorError> {
-        let len = self.memory.len();
-        // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
-        let stream = unsafe { LZ4_initStream(self.memory.as_mut_ptr().cast(), len) };
-        if stream.is_null() { Err(refused_memory(Self::CODEC)) } else { Ok(stream) }
+    /// Makes an empty stream in the memory.
+    fn stream(&mut self) -> Result<Stream<'_>, CompressorError> {
+        Stream::in_memory(self.memory.bytes_mut()).ok_or(refused_memory(Self::CODEC))
     }
 
     /// Compresses at most [`MAX_BLOCK`] bytes with our own encoder. Its table shares the memory with the library's
@@ -183,25 +166,15 @@ impl FastState {
         if src.is_empty() {
             return compress_nothing(Self::CODEC, dst);
         }
-        let stream = self.clear()?;
+        let mut stream = self.stream()?;
         if let Some(dictionary) = dictionary {
             // SAFETY: both are initialised streams. The dictionary's stream and the
-            // bytes that it refers to are borrowed for longer than `stream` uses them:
-            // the next call clears the reference before anything else.
-            unsafe { LZ4_attach_dictionary(stream, dictionary.stream.as_ptr().cast()) };
+            // bytes that it refers to are borrowed for longer than `stream` lives.
+            unsafe {
+                LZ4_attach_dictionary(stream.as_mut_ptr(), dictionary.stream.as_ptr().cast());
+            }
         }
-        // SAFETY: the stream was just initialised; the slices are valid for
-        // their lengths, and `int` can only shorten that of `dst`.
-        let written = unsafe {
-            LZ4_compress_fast_continue(
-                stream,
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                int(src.len()),
-                int(dst.len()),
-                acceleration,
-            )
-        };
+        let written = stream.compress(src, dst, acceleration).map_or(0, int);
         finish_compress(Self::CODEC, written, src, dst)
     }
 
@@ -294,11 +267,11 @@ pub(crate) struct FastDictionary {
 impl FastDictionary {
     pub(crate) fn new(bytes: Dictionary) -> Result<Self, CompressorError> {
         let mut state = FastState::new()?;
-        let stream = state.clear()?;
+        let mut stream = state.stream()?;
         let dict = bytes.bytes();
         // SAFETY: the stream is initialised; the bytes stay where they are while
         // `bytes` lives, and it lives as long as the stream.
-        unsafe { LZ4_loadDictSlow(stream, dict.as_ptr().cast(), int(dict.len())) };
+        unsafe { LZ4_loadDictSlow(stream.as_mut_ptr(), dict.as_ptr().cast(), int(dict.len())) };
         Ok(FastDictionary { stream: state.memory, bytes })
     }
 }
