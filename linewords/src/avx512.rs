@@ -322,7 +322,9 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                 let keep = _mm512_permutexvar_epi32(k, from_distance);
                 let mut w = _mm512_or_si512(v, _mm512_and_si512(t, keep));
                 if codes & (codes >> 1 ^ codes >> 2) & CODE_LOW != 0 {
-                    let refer = _mm512_movepi32_mask(_mm512_permutexvar_epi32(k, refers));
+                    let refer = _mm512_permutexvar_epi32(k, refers);
+                    // Not `_mm512_movepi32_mask`: it needs AVX-512 DQ, which is not among the features.
+                    let refer = _mm512_test_epi32_mask(refer, refer);
                     // Bit 2 of the code is set for code 5, but not for code 3.
                     let is_near = _mm512_test_epi32_mask(k, splat(4));
                     let before = splat((base as u32).wrapping_sub(1));
