@@ -50,8 +50,11 @@ mod context;
 mod error;
 mod format;
 mod lz4;
+mod parts;
 mod plan;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod reader;
 mod variant;
 
 pub use context::{
