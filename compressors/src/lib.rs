@@ -100,6 +100,8 @@ mod linewords;
 #[cfg(feature = "lz4")]
 mod lz4;
 #[cfg(feature = "lz4")]
+mod lz4codec;
+#[cfg(feature = "lz4")]
 mod lz4hc;
 #[cfg(feature = "lzo")]
 mod lzo;

@@ -4,28 +4,28 @@
 //! allocates nothing, except for lz4hc from level 10 on: there, each call allocates
 //! 64 KiB until it returns.
 //!
-//! Inputs up to 64 KiB at the default acceleration, without a dictionary, use our own
-//! encoder. For all others, lz4 clears the library's table for each page and compresses
-//! the page as the first block of a stream. On 4 KiB pages of real processes this is
-//! denser and faster than the library's calls for a single block. It is denser because
-//! a stream's table hashes five bytes, but that of a small single block hashes four.
-//! Clearing 16 KiB costs less than the stale candidates of an uncleared table. For
-//! this reason the library's own fast reset clears from 4 KiB on. lz4hc's tables are
-//! sixteen times as large, so lz4hc resets without clearing.
+//! lz4's compressors are those of `lz4_block`: our own encoder for inputs up to 64 KiB at the default acceleration,
+//! without a dictionary, and the library's for all others. That of the library clears its table for each page.
+//! lz4hc's tables are sixteen times as large, so lz4hc resets without clearing.
 //!
 //! Invariants: every length passed to C was checked against [`MAX_INPUT`] or
 //! [`MAX_LEN`] and fits an `int`; a state is used through `&mut`, so by one
 //! thread at a time; a dictionary's stream is only read after it is loaded.
 
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::os::raw::{c_char, c_int, c_void};
+
+use lz4_block::{Stream, Table};
 
 use crate::compressor::{MAX_LEN, check_len};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
+use crate::names;
 use crate::scratch::Scratch;
 
-/// The longest input the library compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
-const MAX_INPUT: usize = 0x7E00_0000;
+/// The longest input the library compresses, in bytes.
+const MAX_INPUT: usize = Stream::MAX_INPUT;
 
 /// How far back a match can reach, in bytes. Of a longer dictionary, only the end is used.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
@@ -33,18 +33,8 @@ pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 // lz4-sys does not declare these functions, but the library exports them. States are
 // opaque here: `*mut c_void` stands for `LZ4_stream_t *` and `LZ4_streamHC_t *`.
 unsafe extern "C" {
-    fn LZ4_sizeofState() -> c_int;
-    fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
     fn LZ4_loadDictSlow(stream: *mut c_void, dict: *const c_char, dict_size: c_int) -> c_int;
     fn LZ4_attach_dictionary(stream: *mut c_void, dict_stream: *const c_void);
-    fn LZ4_compress_fast_continue(
-        stream: *mut c_void,
-        src: *const c_char,
-        dst: *mut c_char,
-        src_size: c_int,
-        dst_capacity: c_int,
-        acceleration: c_int,
-    ) -> c_int;
 
     fn LZ4_sizeofStateHC() -> c_int;
     fn LZ4_initStreamHC(buffer: *mut c_void, size: usize) -> *mut c_void;
@@ -72,7 +62,7 @@ unsafe extern "C" {
 /// Returns the most bytes that `src_len` bytes can compress to, or `usize::MAX` if `src_len` exceeds
 /// [`MAX_INPUT`].
 pub(crate) fn compress_bound(src_len: usize) -> usize {
-    if src_len > MAX_INPUT { usize::MAX } else { src_len + src_len / 255 + 16 }
+    if src_len > MAX_INPUT { usize::MAX } else { lz4_block::max_compressed_len(src_len) }
 }
 
 /// Returns a length as a C `int`. If it does not fit, returns the largest `int`: C then uses only the start of
@@ -103,106 +93,69 @@ fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, Compre
     Ok(1)
 }
 
-/// Turns the result of a compression into a `Result`. The library returns a length, or 0 for a failure.
-fn finish_compress(
-    codec: &'static str,
-    written: c_int,
-    src: &[u8],
-    dst: &[u8],
-) -> Result<usize, CompressorError> {
-    match usize::try_from(written) {
-        Ok(len) if len > 0 => Ok(len),
-        // `dst` has room for the worst case. So the failure is that the optimal levels
-        // of lz4hc could not allocate their temporary memory.
-        _ if dst.len() >= compress_bound(src.len()) => {
-            Err(CompressorError::OutOfMemory { codec, what: "a compression" })
-        }
-        _ => {
-            Err(CompressorError::OutputTooSmall { codec, src_len: src.len(), capacity: dst.len() })
-        }
-    }
-}
+/// One of the two compressors: [`Fast`] is lz4, [`Hc`] is lz4hc.
+pub(crate) trait Library: Copy + Send + Sync + 'static {
+    /// The codec's name.
+    const NAME: &'static str;
+    /// The key of the parameter in a spec.
+    const KEY: &'static str;
+    /// The parameter's default.
+    const DEFAULT: i32;
+    /// The values that the parameter may have.
+    const ALLOWED: RangeInclusive<i32>;
 
-/// The longest input that [`FastState::compress_block`] takes, in bytes.
-pub(crate) const MAX_BLOCK: usize = lz4_block::MAX_INPUT;
+    /// Returns the length of a state, in bytes.
+    fn state_len() -> usize;
 
-/// The memory of lz4's table, which is cleared for each page.
-pub(crate) struct FastState {
-    memory: Scratch,
-}
+    /// Makes an empty stream in the memory. Returns `None` if the library refuses the memory.
+    fn clear(memory: &mut Scratch) -> Option<()>;
 
-impl FastState {
-    const CODEC: &'static str = crate::names::LZ4;
+    /// Loads a dictionary, for compressions with the given parameter. Returns `None` if the library refuses the
+    /// memory.
+    ///
+    /// # Safety
+    /// While compressions use the state as a dictionary, the bytes must stay where they are.
+    unsafe fn load(state: &mut State<Self>, parameter: i32, bytes: &[u8]) -> Option<()>;
 
-    pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: the call takes no arguments and returns a constant.
-        let size = unsafe { LZ4_sizeofState() };
-        let mut state = FastState { memory: Scratch::new(Self::CODEC, size as usize)? };
-        state.clear().map(|_| state)
-    }
-
-    /// Resets the state to an empty stream.
-    fn clear(&mut self) -> Result<*mut c_void, CompressorError> {
-        let len = self.memory.len();
-        // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
-        let stream = unsafe { LZ4_initStream(self.memory.as_mut_ptr().cast(), len) };
-        if stream.is_null() { Err(refused_memory(Self::CODEC)) } else { Ok(stream) }
-    }
-
-    /// Compresses at most [`MAX_BLOCK`] bytes with our own encoder. Its table shares the memory with the library's
-    /// state. This is safe since both are initialised before each use.
-    pub(crate) fn compress_block(
-        &mut self,
+    /// Compresses `src`, which has 1 to [`MAX_INPUT`] bytes, and returns the length. Returns `None` if there is not
+    /// enough room in `dst`, or no temporary memory.
+    fn compress(
+        state: &mut State<Self>,
         src: &[u8],
         dst: &mut [u8],
-    ) -> Result<usize, CompressorError> {
-        let Some(table) = lz4_block::Table::in_memory(self.memory.bytes_mut()) else {
-            return Err(refused_memory(Self::CODEC));
-        };
-        lz4_block::compress(src, dst, table).map_err(|error| match error {
-            lz4_block::CompressError::InputTooLong { len } => {
-                CompressorError::InputTooLarge { codec: Self::CODEC, len, max: MAX_BLOCK }
-            }
-            _ => CompressorError::OutputTooSmall {
-                codec: Self::CODEC,
-                src_len: src.len(),
-                capacity: dst.len(),
-            },
-        })
+        parameter: i32,
+        dictionary: Option<&Prepared<Self>>,
+    ) -> Option<usize>;
+}
+
+/// The working memory of a compressor.
+pub(crate) struct State<L> {
+    /// Invariant S1: [`Library::clear`] initialised the memory, and from one call to the next it holds a stream that
+    /// the compressor can use again.
+    memory: Scratch,
+    library: PhantomData<L>,
+}
+
+impl<L: Library> State<L> {
+    pub(crate) fn new() -> Result<Self, CompressorError> {
+        let mut memory = Scratch::new(L::NAME, L::state_len())?;
+        L::clear(&mut memory).ok_or(refused_memory(L::NAME))?;
+        Ok(State { memory, library: PhantomData })
     }
 
-    /// Compresses `src` into `dst` with the library and returns the length.
+    /// Compresses `src` into `dst` and returns the length.
     pub(crate) fn compress(
         &mut self,
         src: &[u8],
         dst: &mut [u8],
-        acceleration: c_int,
-        dictionary: Option<&FastDictionary>,
+        parameter: i32,
+        dictionary: Option<&Prepared<L>>,
     ) -> Result<usize, CompressorError> {
-        check_len(Self::CODEC, src.len(), MAX_INPUT)?;
+        check_len(L::NAME, src.len(), MAX_INPUT)?;
         if src.is_empty() {
-            return compress_nothing(Self::CODEC, dst);
+            return compress_nothing(L::NAME, dst);
         }
-        let stream = self.clear()?;
-        if let Some(dictionary) = dictionary {
-            // SAFETY: both are initialised streams. The dictionary's stream and the
-            // bytes that it refers to are borrowed for longer than `stream` uses them:
-            // the next call clears the reference before anything else.
-            unsafe { LZ4_attach_dictionary(stream, dictionary.stream.as_ptr().cast()) };
-        }
-        // SAFETY: the stream was just initialised; the slices are valid for
-        // their lengths, and `int` can only shorten that of `dst`.
-        let written = unsafe {
-            LZ4_compress_fast_continue(
-                stream,
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                int(src.len()),
-                int(dst.len()),
-                acceleration,
-            )
-        };
-        finish_compress(Self::CODEC, written, src, dst)
+        L::compress(self, src, dst, parameter, dictionary).ok_or_else(|| failure::<L>(src, dst))
     }
 
     /// Returns the heap bytes of the state.
@@ -211,51 +164,140 @@ impl FastState {
     }
 }
 
-/// The memory of lz4hc's tables. They are cleared when they are made and after a failure,
-/// but not between pages: the indices of a page are beyond those of all old entries.
-pub(crate) struct HcState {
-    memory: Scratch,
+/// Returns the error for a compression that failed.
+#[cold]
+fn failure<L: Library>(src: &[u8], dst: &[u8]) -> CompressorError {
+    if dst.len() >= compress_bound(src.len()) {
+        // `dst` has room for the worst case. So the failure is that the optimal levels
+        // of lz4hc could not allocate their temporary memory.
+        CompressorError::OutOfMemory { codec: L::NAME, what: "a compression" }
+    } else {
+        CompressorError::OutputTooSmall { codec: L::NAME, src_len: src.len(), capacity: dst.len() }
+    }
 }
 
-impl HcState {
-    const CODEC: &'static str = crate::names::LZ4HC;
+/// A dictionary prepared for one value of the parameter. It does not change once it is loaded, so all contexts share
+/// it.
+pub(crate) struct Prepared<L> {
+    state: State<L>,
+    /// The bytes that the state refers to.
+    pub(crate) bytes: Dictionary,
+}
 
-    pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: the call takes no arguments and returns a constant.
-        let size = unsafe { LZ4_sizeofStateHC() };
-        let mut state = HcState { memory: Scratch::new(Self::CODEC, size as usize)? };
-        state.clear()?;
-        Ok(state)
+impl<L: Library> Prepared<L> {
+    pub(crate) fn new(bytes: Dictionary, parameter: i32) -> Result<Self, CompressorError> {
+        let mut state = State::new()?;
+        // SAFETY: the bytes stay where they are while `bytes` lives, and it lives as long as the state.
+        let loaded = unsafe { L::load(&mut state, parameter, bytes.bytes()) };
+        loaded.ok_or(refused_memory(L::NAME))?;
+        Ok(Prepared { state, bytes })
     }
 
-    fn clear(&mut self) -> Result<(), CompressorError> {
-        let len = self.memory.len();
-        // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
-        let stream = unsafe { LZ4_initStreamHC(self.memory.as_mut_ptr().cast(), len) };
-        if stream.is_null() { Err(refused_memory(Self::CODEC)) } else { Ok(()) }
+    /// Returns the stream into which the dictionary was loaded.
+    fn stream(&self) -> *const c_void {
+        self.state.memory.as_ptr().cast()
+    }
+}
+
+/// lz4. Its parameter is the acceleration.
+#[derive(Clone, Copy)]
+pub(crate) struct Fast;
+
+impl Library for Fast {
+    const NAME: &'static str = names::LZ4;
+    const KEY: &'static str = "accel";
+    const DEFAULT: i32 = 1;
+    /// The library limits larger values to the last of these.
+    const ALLOWED: RangeInclusive<i32> = 1..=65537;
+
+    fn state_len() -> usize {
+        Stream::LEN
     }
 
-    /// Compresses `src` into `dst` and returns the length.
-    pub(crate) fn compress(
-        &mut self,
+    fn clear(memory: &mut Scratch) -> Option<()> {
+        Stream::in_memory(memory.bytes_mut()).map(drop)
+    }
+
+    unsafe fn load(state: &mut State<Self>, _: i32, bytes: &[u8]) -> Option<()> {
+        let mut stream = Stream::in_memory(state.memory.bytes_mut())?;
+        // SAFETY: the stream is initialised, and the caller keeps the bytes where they are.
+        unsafe { LZ4_loadDictSlow(stream.as_mut_ptr(), bytes.as_ptr().cast(), int(bytes.len())) };
+        Some(())
+    }
+
+    /// The encoder's table and the library's stream share the memory, since each use initialises it.
+    fn compress(
+        state: &mut State<Self>,
         src: &[u8],
         dst: &mut [u8],
-        level: c_int,
-        dictionary: Option<&HcDictionary>,
-    ) -> Result<usize, CompressorError> {
-        check_len(Self::CODEC, src.len(), MAX_INPUT)?;
-        if src.is_empty() {
-            return compress_nothing(Self::CODEC, dst);
-        }
-        let stream: *mut c_void = self.memory.as_mut_ptr().cast();
-        // SAFETY: `new` initialised the stream, and each call that failed
-        // since then initialised it again.
+        acceleration: i32,
+        dictionary: Option<&Prepared<Self>>,
+    ) -> Option<usize> {
+        let memory = state.memory.bytes_mut();
+        let Some(dictionary) = dictionary else {
+            if acceleration == Self::DEFAULT && src.len() <= lz4_block::MAX_INPUT {
+                return lz4_block::compress(src, dst, Table::in_memory(memory)?).ok();
+            }
+            return Stream::in_memory(memory)?.compress(src, dst, acceleration).ok();
+        };
+        let mut stream = Stream::in_memory(memory)?;
+        // SAFETY: both are initialised streams. The dictionary's stream and the bytes that it refers to are borrowed
+        // for longer than `stream` lives.
+        unsafe { LZ4_attach_dictionary(stream.as_mut_ptr(), dictionary.stream()) };
+        stream.compress(src, dst, acceleration).ok()
+    }
+}
+
+/// lz4hc. Its parameter is the level.
+///
+/// Its tables are cleared when they are made and after a failure, but not between pages: the indices of a page are
+/// beyond those of all old entries.
+#[derive(Clone, Copy)]
+pub(crate) struct Hc;
+
+impl Library for Hc {
+    const NAME: &'static str = names::LZ4HC;
+    const KEY: &'static str = "level";
+    const DEFAULT: i32 = 9;
+    const ALLOWED: RangeInclusive<i32> = 3..=12;
+
+    fn state_len() -> usize {
+        // SAFETY: the call takes no arguments and returns a constant.
+        unsafe { LZ4_sizeofStateHC() as usize }
+    }
+
+    fn clear(memory: &mut Scratch) -> Option<()> {
+        let len = memory.len();
+        // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
+        let stream = unsafe { LZ4_initStreamHC(memory.as_mut_ptr().cast(), len) };
+        (!stream.is_null()).then_some(())
+    }
+
+    unsafe fn load(state: &mut State<Self>, level: i32, bytes: &[u8]) -> Option<()> {
+        let stream: *mut c_void = state.memory.as_mut_ptr().cast();
+        // SAFETY: S1. The level decides the kind of table, and loading the dictionary does not change it.
+        unsafe { LZ4_resetStreamHC_fast(stream, level) };
+        // SAFETY: the stream was just reset, and the caller keeps the bytes where they are.
+        unsafe { LZ4_loadDictHC(stream, bytes.as_ptr().cast(), int(bytes.len())) };
+        Some(())
+    }
+
+    fn compress(
+        state: &mut State<Self>,
+        src: &[u8],
+        dst: &mut [u8],
+        level: i32,
+        dictionary: Option<&Prepared<Self>>,
+    ) -> Option<usize> {
+        let stream: *mut c_void = state.memory.as_mut_ptr().cast();
+        // SAFETY: S1: `new` initialised the stream, and each call that failed since then
+        // initialised it again.
         unsafe { LZ4_resetStreamHC_fast(stream, level) };
         if let Some(dictionary) = dictionary {
             // SAFETY: both are initialised streams. The dictionary's stream and the
             // bytes that it refers to are borrowed for longer than `stream` uses them:
             // the next call drops the reference before anything else.
-            unsafe { LZ4_attach_HC_dictionary(stream, dictionary.stream.as_ptr().cast()) };
+            unsafe { LZ4_attach_HC_dictionary(stream, dictionary.stream()) };
         }
         // SAFETY: the stream was just reset; the slices are valid for their
         // lengths, and `int` can only shorten that of `dst`.
@@ -268,61 +310,13 @@ impl HcState {
                 int(dst.len()),
             )
         };
-        let done = finish_compress(Self::CODEC, written, src, dst);
-        if done.is_err() {
+        let written = usize::try_from(written).ok().filter(|&len| len > 0);
+        if written.is_none() {
             // A compression that failed half-way leaves tables that the fast
             // reset cannot handle.
-            self.clear()?;
+            Self::clear(&mut state.memory)?;
         }
-        done
-    }
-
-    /// Returns the heap bytes of the state.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory.len()
-    }
-}
-
-/// A dictionary prepared for lz4. It does not change once it is loaded, so all
-/// contexts share it.
-pub(crate) struct FastDictionary {
-    stream: Scratch,
-    /// The bytes that the stream refers to.
-    pub(crate) bytes: Dictionary,
-}
-
-impl FastDictionary {
-    pub(crate) fn new(bytes: Dictionary) -> Result<Self, CompressorError> {
-        let mut state = FastState::new()?;
-        let stream = state.clear()?;
-        let dict = bytes.bytes();
-        // SAFETY: the stream is initialised; the bytes stay where they are while
-        // `bytes` lives, and it lives as long as the stream.
-        unsafe { LZ4_loadDictSlow(stream, dict.as_ptr().cast(), int(dict.len())) };
-        Ok(FastDictionary { stream: state.memory, bytes })
-    }
-}
-
-/// A dictionary prepared for lz4hc at one level. It does not change once it is
-/// loaded, so all contexts share it.
-pub(crate) struct HcDictionary {
-    stream: Scratch,
-    /// The bytes that the stream refers to.
-    pub(crate) bytes: Dictionary,
-}
-
-impl HcDictionary {
-    pub(crate) fn new(bytes: Dictionary, level: c_int) -> Result<Self, CompressorError> {
-        let mut state = HcState::new()?;
-        let stream: *mut c_void = state.memory.as_mut_ptr().cast();
-        // SAFETY: the stream is initialised. The level decides the kind of table, and
-        // loading the dictionary does not change it.
-        unsafe { LZ4_resetStreamHC_fast(stream, level) };
-        let dict = bytes.bytes();
-        // SAFETY: as above; the bytes stay where they are while `bytes` lives, and it
-        // lives as long as the stream.
-        unsafe { LZ4_loadDictHC(stream, dict.as_ptr().cast(), int(dict.len())) };
-        Ok(HcDictionary { stream: state.memory, bytes })
+        written
     }
 }
 

@@ -1,21 +1,12 @@
 //! `lz4`: fast compression. Decompression needs no context.
 
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
-use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
-use crate::liblz4::{self, DICTIONARY_REACH, FastDictionary, FastState, MAX_BLOCK};
-use crate::names::LZ4 as NAME;
-use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
-
-const ACCEL: &str = "accel";
-const DEFAULT_ACCEL: i32 = 1;
-/// The library limits larger values to the last of these.
-const ACCELS: RangeInclusive<i32> = 1..=65537;
+use crate::liblz4::{Fast, Library, compress_bound};
+use crate::lz4codec::Codec;
+use crate::spec::Spec;
 
 /// LZ4 at a chosen acceleration.
 ///
@@ -32,37 +23,17 @@ const ACCELS: RangeInclusive<i32> = 1..=65537;
 /// assert_eq!(lz4.spec(), "lz4:accel=4");
 /// # Ok::<(), compressors::CompressorError>(())
 /// ```
-#[derive(Clone)]
-pub struct Lz4 {
-    acceleration: i32,
-    dictionary: Option<Arc<FastDictionary>>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Lz4(Codec<Fast>);
 
 impl Lz4 {
     /// Starts building a compressor with default parameters.
     pub fn builder() -> Lz4Builder {
-        Lz4Builder { acceleration: DEFAULT_ACCEL, dictionary: None }
+        Lz4Builder { acceleration: Fast::DEFAULT, dictionary: None }
     }
 
     pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
-        spec.refuse_dictionary()?;
-        spec.allow_keys(&[ACCEL])?;
-        Self::builder().acceleration(spec.int(ACCEL, DEFAULT_ACCEL, ACCELS)?).build()
-    }
-}
-
-impl Default for Lz4 {
-    fn default() -> Self {
-        Lz4 { acceleration: DEFAULT_ACCEL, dictionary: None }
-    }
-}
-
-impl fmt::Debug for Lz4 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lz4")
-            .field("acceleration", &self.acceleration)
-            .field("dictionary", &self.dictionary.as_ref().map(|d| &d.bytes))
-            .finish()
+        Codec::from_spec(spec).map(Lz4)
     }
 }
 
@@ -95,38 +66,25 @@ impl Lz4Builder {
     /// dictionary is too short; [`CompressorError::OutOfMemory`] if there is no memory
     /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4, CompressorError> {
-        if !ACCELS.contains(&self.acceleration) {
-            return Err(bad_int(NAME, ACCEL, self.acceleration, &ACCELS));
-        }
-        let dictionary = match self.dictionary {
-            None => None,
-            Some(bytes) => {
-                let bytes = Dictionary::new(NAME, bytes, DICTIONARY_REACH)?;
-                Some(Arc::new(FastDictionary::new(bytes)?))
-            }
-        };
-        Ok(Lz4 { acceleration: self.acceleration, dictionary })
+        Codec::new(self.acceleration, self.dictionary).map(Lz4)
     }
 }
 
 impl Compressor for Lz4 {
     fn name(&self) -> &str {
-        NAME
+        Fast::NAME
     }
 
     fn spec(&self) -> String {
-        let accel = (self.acceleration != DEFAULT_ACCEL).then(|| self.acceleration.to_string());
-        let dict = self.dictionary.as_ref().map(|d| d.bytes.fingerprint());
-        write_spec(NAME, &[(ACCEL, accel), (DICT_KEY, dict)])
+        self.0.spec()
     }
 
     fn max_compressed_len(&self, src_len: usize) -> usize {
-        liblz4::compress_bound(src_len)
+        compress_bound(src_len)
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        let ctx = Ctx { state: FastState::new()?, codec: self.clone() };
-        Ok(try_box(NAME, ctx)?)
+        self.0.new_ctx()
     }
 
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
@@ -136,36 +94,7 @@ impl Compressor for Lz4 {
 
 impl StatelessDecompress for Lz4 {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        liblz4::decompress(NAME, src, dst, self.dictionary.as_ref().map(|d| &d.bytes))
-    }
-}
-
-struct Ctx {
-    state: FastState,
-    codec: Lz4,
-}
-
-impl fmt::Debug for Ctx {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("lz4::Ctx").field("codec", &self.codec).finish_non_exhaustive()
-    }
-}
-
-impl CompressorCtx for Ctx {
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
-        let Lz4 { acceleration, dictionary } = &self.codec;
-        if *acceleration == DEFAULT_ACCEL && dictionary.is_none() && src.len() <= MAX_BLOCK {
-            return self.state.compress_block(src, dst);
-        }
-        self.state.compress(src, dst, *acceleration, dictionary.as_deref())
-    }
-
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        StatelessDecompress::decompress(&self.codec, src, dst)
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.state.memory_bytes() + size_of::<Self>()
+        self.0.decompress(src, dst)
     }
 }
 

@@ -1,21 +1,13 @@
 //! `lz4hc`: LZ4's format with a thorough search for matches. Compression is slow.
 //! Decompression is as fast as that of lz4 and needs no context.
 
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
-use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
-use crate::liblz4::{self, DICTIONARY_REACH, HcDictionary, HcState};
-use crate::names::LZ4HC as NAME;
-use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
-
-const LEVEL: &str = "level";
-const DEFAULT_LEVEL: i32 = 9;
-const LEVELS: RangeInclusive<i32> = 3..=12;
+use crate::liblz4::{Hc, Library, compress_bound};
+use crate::lz4codec::Codec;
+use crate::spec::Spec;
 
 /// LZ4 HC at a chosen level.
 ///
@@ -35,37 +27,17 @@ const LEVELS: RangeInclusive<i32> = 3..=12;
 /// assert_eq!(lz4hc.spec(), "lz4hc:level=12");
 /// # Ok::<(), compressors::CompressorError>(())
 /// ```
-#[derive(Clone)]
-pub struct Lz4Hc {
-    level: i32,
-    dictionary: Option<Arc<HcDictionary>>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Lz4Hc(Codec<Hc>);
 
 impl Lz4Hc {
     /// Starts building a compressor with default parameters.
     pub fn builder() -> Lz4HcBuilder {
-        Lz4HcBuilder { level: DEFAULT_LEVEL, dictionary: None }
+        Lz4HcBuilder { level: Hc::DEFAULT, dictionary: None }
     }
 
     pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
-        spec.refuse_dictionary()?;
-        spec.allow_keys(&[LEVEL])?;
-        Self::builder().level(spec.int(LEVEL, DEFAULT_LEVEL, LEVELS)?).build()
-    }
-}
-
-impl Default for Lz4Hc {
-    fn default() -> Self {
-        Lz4Hc { level: DEFAULT_LEVEL, dictionary: None }
-    }
-}
-
-impl fmt::Debug for Lz4Hc {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lz4Hc")
-            .field("level", &self.level)
-            .field("dictionary", &self.dictionary.as_ref().map(|d| &d.bytes))
-            .finish()
+        Codec::from_spec(spec).map(Lz4Hc)
     }
 }
 
@@ -98,38 +70,25 @@ impl Lz4HcBuilder {
     /// dictionary is too short; [`CompressorError::OutOfMemory`] if there is no memory
     /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4Hc, CompressorError> {
-        if !LEVELS.contains(&self.level) {
-            return Err(bad_int(NAME, LEVEL, self.level, &LEVELS));
-        }
-        let dictionary = match self.dictionary {
-            None => None,
-            Some(bytes) => {
-                let bytes = Dictionary::new(NAME, bytes, DICTIONARY_REACH)?;
-                Some(Arc::new(HcDictionary::new(bytes, self.level)?))
-            }
-        };
-        Ok(Lz4Hc { level: self.level, dictionary })
+        Codec::new(self.level, self.dictionary).map(Lz4Hc)
     }
 }
 
 impl Compressor for Lz4Hc {
     fn name(&self) -> &str {
-        NAME
+        Hc::NAME
     }
 
     fn spec(&self) -> String {
-        let level = (self.level != DEFAULT_LEVEL).then(|| self.level.to_string());
-        let dict = self.dictionary.as_ref().map(|d| d.bytes.fingerprint());
-        write_spec(NAME, &[(LEVEL, level), (DICT_KEY, dict)])
+        self.0.spec()
     }
 
     fn max_compressed_len(&self, src_len: usize) -> usize {
-        liblz4::compress_bound(src_len)
+        compress_bound(src_len)
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        let ctx = Ctx { state: HcState::new()?, codec: self.clone() };
-        Ok(try_box(NAME, ctx)?)
+        self.0.new_ctx()
     }
 
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
@@ -139,33 +98,7 @@ impl Compressor for Lz4Hc {
 
 impl StatelessDecompress for Lz4Hc {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        liblz4::decompress(NAME, src, dst, self.dictionary.as_ref().map(|d| &d.bytes))
-    }
-}
-
-struct Ctx {
-    state: HcState,
-    codec: Lz4Hc,
-}
-
-impl fmt::Debug for Ctx {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("lz4hc::Ctx").field("codec", &self.codec).finish_non_exhaustive()
-    }
-}
-
-impl CompressorCtx for Ctx {
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
-        let Lz4Hc { level, dictionary } = &self.codec;
-        self.state.compress(src, dst, *level, dictionary.as_deref())
-    }
-
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        StatelessDecompress::decompress(&self.codec, src, dst)
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.state.memory_bytes() + size_of::<Self>()
+        self.0.decompress(src, dst)
     }
 }
 

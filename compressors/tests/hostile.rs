@@ -8,9 +8,10 @@ mod common;
 #[path = "common/fence.rs"]
 mod fence;
 
-use common::{Rng, pages, specs};
+use common::{pages, specs};
 use compressors::{Compressor, CompressorCtx, CompressorError, build};
 use fence::{Fenced, Side};
+use zpool_base::sync::test_rng::Rng;
 
 /// Buffers that start at a fence, and buffers that end at one. They are large enough for every test below.
 struct Fences {
@@ -89,7 +90,7 @@ fn altered_pages_are_errors_or_pages() {
     for (i, spec) in specs().into_iter().enumerate() {
         let codec = build(&spec).unwrap();
         let mut ctx = codec.new_ctx().unwrap();
-        let mut rng = Rng(i as u64);
+        let mut rng = Rng::new(i as u64);
         let pages = pages(4096);
         let whole: Vec<_> =
             pages.iter().map(|(_, page)| compressed(&*codec, &mut *ctx, page)).collect();
@@ -119,7 +120,7 @@ fn garbage_is_an_error_or_a_page() {
     for (i, spec) in specs().into_iter().enumerate() {
         let codec = build(&spec).unwrap();
         let mut ctx = codec.new_ctx().unwrap();
-        let mut rng = Rng(1000 + i as u64);
+        let mut rng = Rng::new(1000 + i as u64);
         for _ in 0..if cfg!(miri) { 5 } else { 300 } {
             let len = [rng.below(8), rng.below(64), rng.below(5000)][rng.below(3)];
             let garbage: Vec<u8> = match rng.below(3) {

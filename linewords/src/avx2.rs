@@ -14,10 +14,8 @@
 //! 6. The payload of a line is at most 64 bytes, and there is room for 64 where it is written. Checked for each
 //!    line. All payload so far fits `dst`.
 //! 7. The buffer for control has 8 bytes for each line and 8 more. Checked on entry.
-//! 8. The decoder loads at most 64 bytes of payload at a time, from the stream or from a copy of its end.
-//! 9. The decoder loads 8 bytes of control at a time. A load reaches past the end of all control by at most
-//!    2 bytes, or by 8 if the line has no control. At least 8 bytes of kinds follow there. The total length of
-//!    control is checked on entry.
+//! 8. The decoder passes the kinds of the lines to `Reader::control` in order, and loads at most 64 bytes of
+//!    payload from where `Reader::payload` points. The invariants of reader.rs cover the rest.
 
 #![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
 #![allow(
@@ -29,10 +27,11 @@ use core::arch::x86_64::*;
 use core::hint::black_box;
 
 use crate::format::{
-    ALL_CODES, BLOCK, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE,
-    FROM_DISTANCE, HEAD, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
+    ALL_CODES, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE, HEAD, LINE,
+    LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
 use crate::plan::{self, MULTIPLIER};
+use crate::reader::Reader;
 
 /// Tables for four words, by their classes. The class of a word is the two upper bits of its code.
 /// `expand` makes words of payload, `pack` makes payload of words, and `len` is the length of the payload.
@@ -385,40 +384,12 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
 /// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: &mut [u8]) -> bool {
-    let n = body.len();
-    let blocks = dst.len() / BLOCK;
-    if blocks * BLOCK != dst.len() || blocks == 0 || n < 8 * blocks {
-        return false;
-    }
     // SAFETY: invariant 1.
     unsafe { prefetch(body) };
-    let kinds_at = n - 8 * blocks;
-    let kinds_of = |block: usize| -> u64 {
-        let at = kinds_at + 8 * block;
-        // SAFETY: `block < blocks`, so the eight bytes lie within `body`.
-        u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
-    };
-    let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
-    // Line 0 has no line before it, so its kind is ZERO or CODED.
-    if control > kinds_at || kinds_of(0) & 1 != 0 {
-        return false;
-    }
-    // SAFETY: invariants 1, 2, 3, 8 and 9 of this file. A gather reads only lanes whose index is less than
-    // `base`.
+    let mut copy = [0; 2 * LINE];
+    let Some((mut reader, kinds)) = Reader::of(body, dst.len(), &mut copy) else { return false };
+    // SAFETY: invariants 1, 2, 3 and 8 of this file. A gather reads only lanes whose index is less than `base`.
     unsafe {
-        let src = body.as_ptr();
-        let mut control_at = src.add(kinds_at - control);
-        let mut left = kinds_at - control;
-        let mut payload = src;
-        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
-        // from a copy.
-        let last = src.wrapping_add(n).wrapping_sub(LINE);
-        let mut copied = n < LINE;
-        let mut copy = [0u8; 2 * LINE];
-        if copied {
-            core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
-            payload = copy.as_ptr();
-        }
         let out = dst.as_mut_ptr().cast::<u32>();
         let splat = |word: u32| _mm256_set1_epi32(word as i32);
         let table = |words: [u32; 8]| _mm256_loadu_si256(words.as_ptr().cast::<__m256i>());
@@ -426,31 +397,13 @@ pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: 
         let refers = table([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
         let steps = _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21);
         let mut bad = _mm256_setzero_si256();
-        let mut bad_codes = 0u64;
-        let mut distance = MIN_DISTANCE;
-        for block in 0..blocks {
-            let mut kinds = kinds_of(block);
+        for (block, mut kinds) in kinds.enumerate() {
             for i in 0..BLOCK_LINES {
                 let base = (block * BLOCK_LINES + i) * LINE_WORDS;
                 let line = out.add(base);
                 let this = kinds & 3;
                 kinds >>= 2;
-                let new = this == kind::CODED_AT;
-                let stored = u16::from_le(control_at.cast::<u16>().read_unaligned()) as usize;
-                distance = if new { stored } else { distance };
-                if distance < MIN_DISTANCE || distance > base.max(MIN_DISTANCE) {
-                    return false;
-                }
-                let with_distance = DISTANCE * usize::from(new);
-                let stored = control_at.add(with_distance).cast::<u64>().read_unaligned();
-                let coded = this >= kind::CODED;
-                let codes = if coded {
-                    u64::from_le(stored) & ALL_CODES
-                } else {
-                    CODES_OF_KIND[(this & 1) as usize]
-                };
-                control_at = control_at.add(if coded { with_distance + CODES } else { 0 });
-                bad_codes |= codes & !(codes >> 1 | codes >> 2);
+                let Some((distance, codes)) = reader.control(this, base) else { return false };
 
                 let classes = _pext_u64(codes, CODE_CLASS) as u32;
                 let class = [0, 8, 16, 24].map(|shift| (classes >> shift) as usize & 0xFF);
@@ -458,16 +411,7 @@ pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: 
                 let l1 = l0 + usize::from(SHUFFLES.len[class[1]]);
                 let l2 = l1 + usize::from(SHUFFLES.len[class[2]]);
                 let l3 = l2 + usize::from(SHUFFLES.len[class[3]]);
-                if l3 > left {
-                    return false;
-                }
-                if !copied && payload > last {
-                    // A load of 64 bytes here would pass the end of `body`. Copy the last `left` bytes of
-                    // payload, and load from the copy.
-                    core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
-                    payload = copy.as_ptr();
-                    copied = true;
-                }
+                let Some(payload) = reader.payload(l3) else { return false };
                 let expand = |at: usize, class: usize| {
                     let shuffle =
                         _mm_load_si128(SHUFFLES.expand.as_ptr().add(class).cast::<__m128i>());
@@ -476,8 +420,6 @@ pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: 
                 };
                 let v0 = _mm256_set_m128i(expand(l0, class[1]), expand(0, class[0]));
                 let v1 = _mm256_set_m128i(expand(l2, class[3]), expand(l1, class[2]));
-                payload = payload.add(l3);
-                left -= l3;
 
                 // Above its code, each lane has bits of other words' codes. Permutes read only the code's
                 // three bits.
@@ -530,6 +472,6 @@ pub(crate) unsafe fn decompress<W: Width, const GATHER: bool>(body: &[u8], dst: 
                 _mm256_storeu_si256(line.add(8).cast::<__m256i>(), w1);
             }
         }
-        left == 0 && _mm256_testz_si256(bad, bad) != 0 && bad_codes & CODE_LOW == 0
+        reader.is_done() && _mm256_testz_si256(bad, bad) != 0
     }
 }

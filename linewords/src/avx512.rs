@@ -14,10 +14,11 @@ use core::hint::black_box;
 
 use crate::avx2::{ZEROS, prefetch};
 use crate::format::{
-    ALL_CODES, BLOCK, BLOCK_LINES, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE, FROM_DISTANCE, HEAD,
-    LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
+    ALL_CODES, BLOCK_LINES, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE, HEAD, LENGTH, LINE,
+    LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
 use crate::plan::{self, MULTIPLIER};
+use crate::reader::Reader;
 
 /// Returns eight words twice. A permute reads four bits of an index, and a code has three: the fourth bit must
 /// not matter.
@@ -232,40 +233,12 @@ pub(crate) unsafe fn compress<W: Width>(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt"
 )]
 pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
-    let n = body.len();
-    let blocks = dst.len() / BLOCK;
-    if blocks * BLOCK != dst.len() || blocks == 0 || n < 8 * blocks {
-        return false;
-    }
     // SAFETY: invariant 1.
     unsafe { prefetch(body) };
-    let kinds_at = n - 8 * blocks;
-    let kinds_of = |block: usize| -> u64 {
-        let at = kinds_at + 8 * block;
-        // SAFETY: `block < blocks`, so the eight bytes lie within `body`.
-        u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
-    };
-    let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
-    // Line 0 has no line before it, so its kind is ZERO or CODED.
-    if control > kinds_at || kinds_of(0) & 1 != 0 {
-        return false;
-    }
-    // SAFETY: invariants 1, 2, 3, 8 and 9 of avx2.rs. A gather reads only lanes whose index is less than
-    // `base`.
+    let mut copy = [0; 2 * LINE];
+    let Some((mut reader, kinds)) = Reader::of(body, dst.len(), &mut copy) else { return false };
+    // SAFETY: invariants 1, 2, 3 and 8 of avx2.rs. A gather reads only lanes whose index is less than `base`.
     unsafe {
-        let src = body.as_ptr();
-        let mut control_at = src.add(kinds_at - control);
-        let mut left = kinds_at - control;
-        let mut payload = src;
-        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
-        // from a copy.
-        let last = src.wrapping_add(n).wrapping_sub(LINE);
-        let mut copied = n < LINE;
-        let mut copy = [0u8; 2 * LINE];
-        if copied {
-            core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
-            payload = copy.as_ptr();
-        }
         let out = dst.as_mut_ptr().cast::<u32>();
         let splat = |word: u32| _mm512_set1_epi32(word as i32);
         let load = |from: *const u32| _mm512_loadu_si512(from.cast());
@@ -283,56 +256,29 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
             _mm512_loadu_si512(bytes.as_ptr().cast())
         };
         let mut bad = 0u16;
-        let mut bad_codes = 0u64;
-        let mut distance = MIN_DISTANCE;
-        for block in 0..blocks {
-            let mut kinds = kinds_of(block);
+        for (block, mut kinds) in kinds.enumerate() {
             for i in 0..BLOCK_LINES {
                 let base = (block * BLOCK_LINES + i) * LINE_WORDS;
                 let line = out.add(base);
                 let this = kinds & 3;
                 kinds >>= 2;
-                let new = this == kind::CODED_AT;
-                let stored = u16::from_le(control_at.cast::<u16>().read_unaligned()) as usize;
-                distance = if new { stored } else { distance };
-                if distance < MIN_DISTANCE || distance > base.max(MIN_DISTANCE) {
-                    return false;
-                }
-                let with_distance = DISTANCE * usize::from(new);
-                let stored = control_at.add(with_distance).cast::<u64>().read_unaligned();
-                let coded = this >= kind::CODED;
-                let codes = if coded {
-                    u64::from_le(stored) & ALL_CODES
-                } else {
-                    CODES_OF_KIND[(this & 1) as usize]
-                };
-                control_at = control_at.add(if coded { with_distance + CODES } else { 0 });
-                bad_codes |= codes & !(codes >> 1 | codes >> 2);
+                let Some((distance, codes)) = reader.control(this, base) else { return false };
 
                 // Above its code, each lane has bits of other words' codes. Permutes read four bits, so the
                 // fourth is one of these. It does not matter, since the tables repeat after eight words.
                 let k = _mm512_multishift_epi64_epi8(steps, _mm512_set1_epi64(codes as i64));
                 let mask = _mm512_movepi8_mask(_mm512_permutexvar_epi32(k, payload_bytes));
                 let used = mask.count_ones() as usize;
-                if used > left {
-                    return false;
-                }
-                if !copied && payload > last {
-                    // A load of 64 bytes here would pass the end of `body`. Copy the last `left` bytes of
-                    // payload, and load from the copy.
-                    core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
-                    payload = copy.as_ptr();
-                    copied = true;
-                }
+                let Some(payload) = reader.payload(used) else { return false };
                 let v = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(payload.cast()));
-                payload = payload.add(used);
-                left -= used;
 
                 let t = load(if base == 0 { ZEROS.as_ptr() } else { line.sub(distance) });
                 let keep = _mm512_permutexvar_epi32(k, from_distance);
                 let mut w = _mm512_or_si512(v, _mm512_and_si512(t, keep));
                 if codes & (codes >> 1 ^ codes >> 2) & CODE_LOW != 0 {
-                    let refer = _mm512_movepi32_mask(_mm512_permutexvar_epi32(k, refers));
+                    let refer = _mm512_permutexvar_epi32(k, refers);
+                    // Not `_mm512_movepi32_mask`: it needs AVX-512 DQ, which is not among the features.
+                    let refer = _mm512_test_epi32_mask(refer, refer);
                     // Bit 2 of the code is set for code 5, but not for code 3.
                     let is_near = _mm512_test_epi32_mask(k, splat(4));
                     let before = splat((base as u32).wrapping_sub(1));
@@ -355,6 +301,6 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                 _mm512_storeu_si512(line.cast(), w);
             }
         }
-        left == 0 && bad == 0 && bad_codes & CODE_LOW == 0
+        reader.is_done() && bad == 0
     }
 }

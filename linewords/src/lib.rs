@@ -50,9 +50,12 @@ mod context;
 mod error;
 mod format;
 mod lz4;
+mod parts;
 mod plan;
 mod portable;
 mod processor;
+#[cfg(target_arch = "x86_64")]
+mod reader;
 mod variant;
 
 pub use context::{

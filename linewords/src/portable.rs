@@ -1,12 +1,10 @@
 //! Lines of words in safe code, for any processor. The other variants must give the same results.
 
-use core::array::from_fn;
-
 use crate::format::{
-    ALL_CODES, BLOCK, BLOCK_LINES, CODE_BITS, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE,
-    FROM_PAYLOAD, HEAD, LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len,
-    kind,
+    ALL_CODES, BLOCK_LINES, CODE_BITS, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE, FROM_PAYLOAD,
+    HEAD, LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
+use crate::parts::Parts;
 use crate::plan::{self, MULTIPLIER};
 
 type Line = [u32; LINE_WORDS];
@@ -232,17 +230,11 @@ pub(crate) fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
 }
 
 fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
-    let (rest, kinds) = body.split_at_checked(body.len().checked_sub(8 * (dst.len() / BLOCK))?)?;
-    let kinds = || kinds.chunks_exact(8).map(|k| u64::from_le_bytes(from_fn(|i| k[i])));
-    let control_len = kinds().map(control_len).sum();
-    let (mut payload, mut control) = rest.split_at_checked(rest.len().checked_sub(control_len)?)?;
-    // Line 0 has no line before it, so its kind is ZERO or CODED.
-    if kinds().next()? & 1 != 0 {
-        return None;
-    }
+    let parts = Parts::of(body, dst.len())?;
+    let (mut payload, mut control) = (parts.payload, parts.control);
     let mut distance = MIN_DISTANCE;
     let mut base = 0;
-    for kinds in kinds() {
+    for kinds in parts.kinds() {
         for i in 0..BLOCK_LINES {
             let kind = kinds >> (2 * i) & 3;
             let (before, rest) = dst.split_at_mut_checked(4 * base)?;

@@ -8,9 +8,10 @@ mod common;
 #[path = "../../compressors/tests/common/fence.rs"]
 mod fence;
 
-use common::{Both, IN_WORDS, KINDS, Rng, agreed, mutate, unit};
+use common::{Both, IN_WORDS, KINDS, agreed, mutate, unit};
 use fence::{Fenced, Side};
 use linewords::{Error, PageContext, Variant, decompress_with};
+use zpool_base::sync::test_rng::Rng;
 
 const ROOM: usize = 128 << 10;
 
@@ -79,7 +80,7 @@ fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)>
 
 /// Decompresses `count` altered streams with every variant.
 fn mutations(count: u64, seed: u64) {
-    let mut rng = Rng(seed);
+    let mut rng = Rng::new(seed);
     let mut fences = Fences::new();
     let (mut refused, mut accepted) = (0u64, 0u64);
     let mut done = 0;
@@ -129,7 +130,7 @@ fn very_many_altered_streams_are_errors_or_units() {
 
 #[test]
 fn every_bit_of_a_hundred_streams_may_change() {
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     let mut fences = Fences::new();
     let count = if cfg!(miri) { 1 } else { 100 };
     let (mut refused, mut changed, mut same) = (0, 0, 0);
@@ -152,7 +153,7 @@ fn every_bit_of_a_hundred_streams_may_change() {
 
 #[test]
 fn streams_cut_short_are_errors_at_every_length() {
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     let mut fences = Fences::new();
     for (stream, len) in streams(&mut rng, if cfg!(miri) { 1 } else { 60 }, &[2048, 4096, 8192]) {
         let step = if cfg!(miri) { 199 } else { 1 };
@@ -166,7 +167,7 @@ fn streams_cut_short_are_errors_at_every_length() {
 
 #[test]
 fn streams_of_another_length_are_errors() {
-    let mut rng = Rng(5);
+    let mut rng = Rng::new(5);
     let mut fences = Fences::new();
     for (stream, len) in streams(&mut rng, if cfg!(miri) { 1 } else { 40 }, &[2048, 4096, 8192]) {
         for other in [0, 1, 2048, 4095, 4096, 4097, 8192, 65536] {
@@ -177,7 +178,7 @@ fn streams_of_another_length_are_errors() {
 
 #[test]
 fn arbitrary_bytes_are_errors_or_units() {
-    let mut rng = Rng(6);
+    let mut rng = Rng::new(6);
     let mut fences = Fences::new();
     for _ in 0..if cfg!(miri) { 6 } else { 20_000 } {
         let len = [rng.below(8), rng.below(80), rng.below(5000)][rng.below(3)];
@@ -198,7 +199,7 @@ fn arbitrary_bytes_are_errors_or_units() {
 /// payload near the ends of the slice.
 #[test]
 fn short_streams_are_read_within_their_slices() {
-    let mut rng = Rng(7);
+    let mut rng = Rng::new(7);
     let mut fences = Fences::new();
     for round in 0..if cfg!(miri) { 5 } else { 20_000 } {
         let blocks = 1 + round % 3;
@@ -226,7 +227,7 @@ fn short_streams_are_read_within_their_slices() {
 #[test]
 #[cfg_attr(miri, ignore = "LZ4 is C code")]
 fn compression_stays_within_its_buffers() {
-    let mut rng = Rng(8);
+    let mut rng = Rng::new(8);
     let mut fences = Fences::new();
     for kind in 0..KINDS {
         let unit = unit(&mut rng, kind, 4096);

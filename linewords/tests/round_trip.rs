@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::{Both, IN_WORDS, KINDS, Rng, agreed, unit};
+use common::{Both, IN_WORDS, KINDS, agreed, unit};
 use linewords::{Error, PageContext, Variant, decompress, max_compressed_len};
+use zpool_base::sync::test_rng::Rng;
 
 /// How many units of each kind and length are tried. Fewer under Miri.
 const ROUNDS: usize = if cfg!(miri) { 1 } else { 40 };
@@ -17,7 +18,7 @@ const TRIED: &[usize] =
 #[test]
 fn pages_round_trip() {
     let mut contexts = Both::all();
-    let mut rng = Rng(1);
+    let mut rng = Rng::new(1);
     let mut words = 0;
     for _ in 0..ROUNDS {
         for &kind in TRIED {
@@ -36,7 +37,7 @@ fn pages_round_trip() {
 #[test]
 fn units_of_many_lengths_round_trip() {
     let mut contexts = Both::all();
-    let mut rng = Rng(2);
+    let mut rng = Rng::new(2);
     let lens: &[usize] =
         if cfg!(miri) { &[8192] } else { &[6144, 8192, 12288, 16384, 63488, 65536] };
     let mut words = 0;
@@ -61,7 +62,7 @@ fn units_of_many_lengths_round_trip() {
 #[cfg_attr(miri, ignore = "LZ4 is C code")]
 fn other_lengths_round_trip() {
     let mut contexts = Both::all();
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     for len in
         [0, 1, 2, 5, 12, 13, 64, 255, 1024, 2047, 2049, 4095, 4097, 6145, 65535, 67584, 200_000]
     {
@@ -78,7 +79,7 @@ fn other_lengths_round_trip() {
 
 #[test]
 fn a_used_context_compresses_as_a_new_one() {
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     let mut used = Both::all();
     for round in 0..ROUNDS {
         for &kind in TRIED {
@@ -96,7 +97,7 @@ fn a_used_context_compresses_as_a_new_one() {
 #[test]
 #[cfg_attr(miri, ignore = "LZ4 is C code")]
 fn any_capacity_will_do_or_is_too_small() {
-    let mut rng = Rng(5);
+    let mut rng = Rng::new(5);
     for kind in 0..KINDS {
         let unit = unit(&mut rng, kind, 4096);
         let whole = agreed(&mut Both::all(), &unit, false);

@@ -12,8 +12,11 @@ use crate::mem::{load32, load64};
 use crate::sequences::{MIN_MATCH, Match, NoRoom, push, push_literals};
 use crate::table::Table;
 
-/// The longest input, in bytes. With this limit, each position and each distance fits a `u16`.
+/// The longest input of [`compress`], in bytes. With this limit, each position and each distance fits a `u16`.
 pub const MAX_INPUT: usize = 64 << 10;
+
+/// The longest input that liblz4 compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
+pub(crate) const STREAM_MAX_INPUT: usize = 0x7E00_0000;
 
 /// The length of a memory page in bytes. Most inputs have this length.
 const PAGE: usize = 4096;
@@ -38,8 +41,11 @@ pub enum CompressError {
         capacity: usize,
     },
 
-    /// The input is longer than [`MAX_INPUT`].
-    #[error("an input of {len} bytes is too long: at most {MAX_INPUT} are taken")]
+    /// The input is longer than [`MAX_INPUT`] or, for a [`Stream`](crate::Stream), than its
+    /// [`MAX_INPUT`](crate::Stream::MAX_INPUT).
+    #[error(
+        "an input of {len} bytes is too long: at most {MAX_INPUT} are taken, by a stream {STREAM_MAX_INPUT}"
+    )]
     InputTooLong {
         /// The length of the input, in bytes.
         len: usize,

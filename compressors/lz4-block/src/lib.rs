@@ -1,9 +1,11 @@
-//! The LZ4 block format for inputs of up to 64 KiB, mainly memory pages.
+//! The LZ4 block format, mainly for memory pages.
 //!
 //! [`compress`] is made for pages: on 4 KiB pages of real processes it takes less time than liblz4 at its
-//! default acceleration and gives blocks of the same size. Any LZ4 decoder can read them. It needs no
-//! allocator: the caller keeps a [`Table`] for each thread and passes it to every call.
-//! [`decompress`] is liblz4's decoder behind a safe function.
+//! default acceleration and gives blocks of the same size. It takes inputs of up to 64 KiB. Any LZ4 decoder can
+//! read its blocks. It needs no allocator: the caller keeps a [`Table`] for each thread and passes it to every call.
+//!
+//! [`Stream`] is liblz4's compressor behind a safe type, for longer inputs and other accelerations. [`decompress`]
+//! is liblz4's decoder behind a safe function.
 //!
 //! ```
 //! let page = [7; 4096];
@@ -20,11 +22,12 @@
 //!
 //! # Guarantees
 //!
-//! - No call writes past the end of the output. If the block fits exactly, the call succeeds; if it does not
-//!   fit, the call fails. The bytes of the output behind the block are unspecified after a call.
-//! - The bytes of a block depend only on the input. The processor, the length of the output and earlier uses
-//!   of the table do not matter.
-//! - No call allocates or blocks. The table is the only state, and it keeps nothing for the next call.
+//! - No call writes past the end of the output. The bytes of the output behind the block are unspecified after a
+//!   call.
+//! - If the block of [`compress`] fits exactly, the call succeeds; if it does not fit, the call fails.
+//! - The bytes of a block of [`compress`] depend only on the input. The processor, the length of the output and
+//!   earlier uses of the table do not matter.
+//! - No call allocates or blocks. A table or a stream is the only state, and it keeps nothing for the next call.
 //! - Any bytes may be passed to [`decompress`].
 //!
 //! # How it works
@@ -36,6 +39,7 @@
 //! | `matches.rs` | the number of equal bytes at two places of the input, forwards and backwards |
 //! | `sequences.rs` | the output: literals and matches in LZ4's format |
 //! | `encode.rs` | the search: greedy, with one candidate for each position |
+//! | `stream.rs` | liblz4's compressor |
 //! | `decode.rs` | liblz4's decoder |
 //!
 //! A file uses only those above it.
@@ -48,8 +52,10 @@ mod encode;
 mod matches;
 mod mem;
 mod sequences;
+mod stream;
 mod table;
 
 pub use decode::{DecompressError, decompress};
 pub use encode::{CompressError, MAX_INPUT, compress, max_compressed_len};
+pub use stream::Stream;
 pub use table::Table;

@@ -7,29 +7,13 @@ mod fence;
 
 use fence::{Fenced, Side};
 use lz4_block::{CompressError, MAX_INPUT, Table, compress, max_compressed_len};
-
-/// The `SplitMix64` generator: the same numbers in every run.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
+use zpool_base::sync::test_rng::Rng;
 
 const KINDS: usize = 9;
 
 /// Makes an input of the given kind. Some kinds are like the memory of processes, others are artificial.
 fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
-    let mut rng = Rng(seed);
+    let mut rng = Rng::new(seed);
     let mut bytes = vec![0; len];
     match kind {
         0 => {}

@@ -2,23 +2,7 @@
 
 use std::sync::OnceLock;
 
-/// The `SplitMix64` generator: the same numbers in every run.
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Returns a number below `bound`, which must not be 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
+use zpool_base::sync::test_rng::Rng;
 
 /// Returns specs of every compressor that is compiled in, over the range of its
 /// parameters. Under Miri, which runs no C code, returns only `null`.
@@ -118,7 +102,7 @@ fn code() -> &'static [u8] {
 
 /// Makes pages of `len` bytes, each with the name of its kind: zeros, text, records, machine code, noise, mixtures.
 pub(crate) fn pages(len: usize) -> Vec<(String, Vec<u8>)> {
-    let mut rng = Rng(len as u64);
+    let mut rng = Rng::new(len as u64);
     let noise: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
     let mut half = noise.clone();
     half[len / 2..].fill(0);

@@ -8,24 +8,7 @@
 )]
 
 use linewords::{Error, LargeContext, PageContext, Variant, decompress_with, max_compressed_len};
-
-/// The `SplitMix64` generator: the same numbers in every run.
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Returns a number below `bound`, which must not be 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
+use zpool_base::sync::test_rng::Rng;
 
 /// The number of kinds of units.
 pub(crate) const KINDS: usize = 14;
