@@ -27,13 +27,22 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
     let len = 2048 * blocks;
     let bytes = &bytes[..bytes.len().min(16384)];
 
-    // The bytes as a stream: once behind a valid header, so that the decoder reads them as the
-    // body, and once alone.
+    // The bytes as a stream: behind a valid header, so that the decoder reads them as the body, and
+    // alone.
     let mut stream = vec![0x3f + blocks as u8, 0, 0];
     stream.extend_from_slice(bytes);
     let whole = (stream.len() as u16).to_le_bytes();
     stream[1..3].copy_from_slice(&whole);
-    for stream in [&stream[..], bytes] {
+    // The bytes as the distance, the widths and the planes of deltas. The planes get the length that
+    // the widths require.
+    let mut deltas = vec![0x7f + blocks as u8];
+    deltas.extend_from_slice(bytes);
+    let widths = 2..2 + 64 * blocks;
+    if let Some(widths) = deltas.get(widths.clone()) {
+        let sum: usize = widths.iter().map(|two| usize::from((two & 15) + (two >> 4))).sum();
+        deltas.resize(2 + widths.len() + 2 * sum, 0xa5);
+    }
+    for stream in [&stream[..], &deltas, bytes] {
         let results: Vec<_> = Variant::all()
             .enumerate()
             .map(|(fill, variant)| {

@@ -30,7 +30,7 @@ use crate::format::{
     ALL_CODES, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE, HEAD, LINE,
     LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
-use crate::plan::{self, MULTIPLIER};
+use crate::plan::{self, Instead, MULTIPLIER};
 use crate::reader::Reader;
 
 /// Tables for four words, by their classes. The class of a word is the two upper bits of its code.
@@ -129,8 +129,8 @@ unsafe fn look_up<const GATHER: bool>(from: *const u32, index: __m256i) -> __m25
     }
 }
 
-/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
-/// room.
+/// Stores a unit as lines of words. Returns the length of the stream, or `None` if another form is likely to be shorter
+/// or if there is no room. If that form is not LZ4, it is written to `instead`.
 ///
 /// # Safety
 /// Invariant 1, for the features named below.
@@ -140,6 +140,7 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
     control: &mut [u8],
     src: &[u8],
     dst: &mut [u8],
+    instead: &mut Instead,
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
     // SAFETY: invariant 1.
@@ -188,7 +189,8 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
         let code_zero = black_box(splat(code::ZERO));
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
-            if plan::gives_up(l, at - HEAD) {
+            if let Some(form) = plan::instead(src, l, at - HEAD) {
+                *instead = form;
                 return None;
             }
             let base = l * LINE_WORDS;

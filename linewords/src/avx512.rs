@@ -17,7 +17,7 @@ use crate::format::{
     ALL_CODES, BLOCK_LINES, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE, HEAD, LENGTH, LINE,
     LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
-use crate::plan::{self, MULTIPLIER};
+use crate::plan::{self, Instead, MULTIPLIER};
 use crate::reader::Reader;
 
 /// Returns eight words twice. A permute reads four bits of an index, and a code has three: the fourth bit must
@@ -46,8 +46,8 @@ static FAR: [u32; 16] = twice(FROM_DISTANCE);
 /// All ones for codes 3 and 5, which refer to one word before the line. Zero for all others.
 static REFERS: [u32; 16] = twice([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
 
-/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
-/// room.
+/// Stores a unit as lines of words. Returns the length of the stream, or `None` if another form is likely to be shorter
+/// or if there is no room. If that form is not LZ4, it is written to `instead`.
 ///
 /// # Safety
 /// Invariant 1, for the features named below.
@@ -59,6 +59,7 @@ pub(crate) unsafe fn compress<W: Width>(
     control: &mut [u8],
     src: &[u8],
     dst: &mut [u8],
+    instead: &mut Instead,
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
     // SAFETY: invariant 1.
@@ -93,7 +94,8 @@ pub(crate) unsafe fn compress<W: Width>(
         let up = load(plan::UP.as_ptr());
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
-            if plan::gives_up(l, at - HEAD) {
+            if let Some(form) = plan::instead(src, l, at - HEAD) {
+                *instead = form;
                 return None;
             }
             let base = l * LINE_WORDS;

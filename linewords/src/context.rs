@@ -155,14 +155,23 @@ pub fn decompress_with(variant: Variant, src: &[u8], dst: &mut [u8]) -> Result<(
     let (&header, body) = src.split_first().ok_or(Error::Corrupt)?;
     let wrong = |got| Error::WrongLength { expected: dst.len(), got };
     match Header::parse(header).ok_or(Error::Corrupt)? {
-        Header::Words(unit) if unit.len() != dst.len() => Err(wrong(unit.len())),
+        Header::Words(unit) | Header::Deltas(unit) if unit.len() != dst.len() => {
+            Err(wrong(unit.len()))
+        }
+        Header::Deltas(_) => {
+            if variant.decompress_deltas(body, dst) {
+                Ok(())
+            } else {
+                Err(Error::Corrupt)
+            }
+        }
         Header::Words(unit) => {
             let whole = src.len();
             let body = body
                 .split_first_chunk()
                 .filter(|&(&len, _)| usize::from(u16::from_le_bytes(len)) == whole);
             match body {
-                Some((_, body)) if variant.decompress(unit, body, dst) => Ok(()),
+                Some((_, body)) if variant.decompress_words(unit, body, dst) => Ok(()),
                 _ => Err(Error::Corrupt),
             }
         }

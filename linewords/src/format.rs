@@ -94,18 +94,22 @@ pub(crate) enum Header {
     Stored,
     /// As lines of words.
     Words(Unit),
+    /// As deltas of bytes.
+    Deltas(Unit),
 }
 
 impl Header {
     const LZ4: u8 = 0;
     const STORED: u8 = 1;
     const WORDS: u8 = 0x40;
+    const DELTAS: u8 = 0x80;
 
     pub(crate) fn byte(self) -> u8 {
         match self {
             Header::Lz4 => Self::LZ4,
             Header::Stored => Self::STORED,
             Header::Words(Unit(blocks)) => Self::WORDS + (blocks - 1),
+            Header::Deltas(Unit(blocks)) => Self::DELTAS + (blocks - 1),
         }
     }
 
@@ -114,8 +118,11 @@ impl Header {
             Self::LZ4 => Some(Header::Lz4),
             Self::STORED => Some(Header::Stored),
             _ => {
-                let blocks = byte.checked_sub(Self::WORDS)?.checked_add(1)?;
-                (usize::from(blocks) <= WIDE_MAX / BLOCK).then_some(Header::Words(Unit(blocks)))
+                let unit = |first: u8| {
+                    let blocks = byte.checked_sub(first)?.checked_add(1)?;
+                    (usize::from(blocks) <= WIDE_MAX / BLOCK).then_some(Unit(blocks))
+                };
+                unit(Self::WORDS).map(Header::Words).or(unit(Self::DELTAS).map(Header::Deltas))
             }
         }
     }
@@ -203,7 +210,7 @@ mod tests {
                 known += 1;
             }
         }
-        assert_eq!(known, 2 + 32);
+        assert_eq!(known, 2 + 32 + 32);
         for len in (0..=WIDE_MAX + BLOCK).step_by(if cfg!(miri) { 256 } else { 1 }) {
             match Unit::of(len) {
                 Some(unit) => {
@@ -212,6 +219,8 @@ mod tests {
                         Header::parse(Header::Words(unit).byte()),
                         Some(Header::Words(unit))
                     );
+                    let deltas = Header::Deltas(unit);
+                    assert_eq!(Header::parse(deltas.byte()), Some(deltas));
                     assert_eq!(unit.is_wide(), len > 4096);
                 }
                 None => assert!(len == 0 || len % 2048 != 0 || len > 65536),

@@ -1,9 +1,9 @@
 //! A compressor for memory pages that is quicker and denser than LZ4 on pages of real processes.
 //!
 //! A page is divided into lines of sixteen words. A word may refer only to words before its own line, so
-//! vector instructions can compress or decompress a whole line at once. Pages that LZ4 compresses better,
-//! mainly text, are stored as one byte and an LZ4 block. The repository's `docs/linewords.md` describes the
-//! format.
+//! vector instructions can compress or decompress a whole line at once. Smooth pages, such as those of images,
+//! are stored as differences of bytes. Pages that LZ4 compresses better, mainly text, are stored as one byte and
+//! an LZ4 block. The repository's `docs/linewords.md` describes the format.
 //!
 //! ```
 //! use linewords::PageContext;
@@ -31,8 +31,8 @@
 //! - All [`Variant`]s write the same bytes, and accept and refuse the same streams.
 //!
 //! # Lengths
-//! A unit whose length is a multiple of 2048 bytes, from 2048 to 65536, can be stored as lines of words. A
-//! [`PageContext`] of 17 KiB does this for units up to 4096 bytes, a [`LargeContext`] of 73 KiB for all of
+//! A unit whose length is a multiple of 2048 bytes, from 2048 to 65536, can be stored as lines of words or as
+//! differences. A [`PageContext`] of 17 KiB does this for units up to 4096 bytes, a [`LargeContext`] of 73 KiB for all of
 //! them. Every other unit becomes an LZ4 block. If LZ4 does not shorten a unit, it is stored unchanged.
 //!
 //! # Features
@@ -47,6 +47,9 @@ mod avx2;
 #[cfg(all(target_arch = "x86_64", linewords_avx512))]
 mod avx512;
 mod context;
+mod deltas;
+#[cfg(target_arch = "x86_64")]
+mod deltas_avx2;
 mod error;
 mod format;
 mod lz4;

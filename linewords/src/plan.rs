@@ -1,6 +1,16 @@
 //! The encoder's choices. They are the same in all variants, but no part of the format.
 
+use crate::deltas;
 use crate::format::{BLOCK_LINES, Header, LINE, MIN_DISTANCE, Unit, Width};
+
+/// The form in which a unit is stored if lines of words do not pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instead {
+    /// An LZ4 block, or the unit itself.
+    Lz4,
+    /// Deltas at this distance.
+    Deltas(u8),
+}
 
 /// 2^32 divided by the golden ratio, made odd. Multiplying by an odd number is a bijection.
 pub(crate) const MULTIPLIER: u32 = 0x9E37_79B1;
@@ -14,6 +24,9 @@ pub(crate) const EMPTY_TAG: u32 = ((0xA5C3_u32 << 2).wrapping_mul(MULTIPLIER) >>
 const DEAREST_LINE: usize = 44;
 /// The number of lines from one check of this average to the next.
 const LOOK: usize = 4;
+/// Before this line, deltas are tried if the payload so far has more than this average, in bytes for each line.
+const PROBE: usize = 8;
+const PROBED_LINE: usize = 24;
 
 /// A unit is text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
@@ -36,10 +49,22 @@ pub(crate) fn clear<W: Width>(table: &mut [u32]) {
     }
 }
 
-/// Returns whether to give up before line `l`, if the lines before it have `payload` bytes of payload.
+/// Decides before line `l` whether to give lines of words up, and for what. The lines before it have `payload` bytes of
+/// payload.
 #[inline(always)]
-pub(crate) fn gives_up(l: usize, payload: usize) -> bool {
-    l % LOOK == 0 && payload > DEAREST_LINE * l + LINE
+pub(crate) fn instead(unit: &[u8], l: usize, payload: usize) -> Option<Instead> {
+    if l % LOOK != 0 {
+        return None;
+    }
+    if payload > DEAREST_LINE * l + LINE {
+        return Some(deltas::choose(unit, usize::MAX).map_or(Instead::Lz4, Instead::Deltas));
+    }
+    if l == PROBE && payload > PROBED_LINE * l + LINE {
+        // The lines so far cost this much, and so may the others.
+        let whole = unit.len() / LINE / PROBE * payload;
+        return deltas::choose(unit, whole).map(Instead::Deltas);
+    }
+    None
 }
 
 /// For each distance below [`MIN_DISTANCE`], its least multiple that is not below it.

@@ -5,7 +5,7 @@ use crate::format::{
     HEAD, LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, kind,
 };
 use crate::parts::Parts;
-use crate::plan::{self, MULTIPLIER};
+use crate::plan::{self, Instead, MULTIPLIER};
 
 type Line = [u32; LINE_WORDS];
 
@@ -38,13 +38,14 @@ fn score(x: &Line, y: &Line) -> u32 {
     (0..LINE_WORDS).map(|j| u32::from(x[j] == y[j]) & u32::from(x[j] != 0)).sum()
 }
 
-/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
-/// room.
+/// Stores a unit as lines of words. Returns the length of the stream, or `None` if another form is likely to be shorter
+/// or if there is no room. If that form is not LZ4, it is written to `instead`.
 pub(crate) fn compress<W: Width>(
     table: &mut [u32],
     control: &mut [u8],
     src: &[u8],
     dst: &mut [u8],
+    instead: &mut Instead,
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
     if plan::is_text(src) {
@@ -57,7 +58,8 @@ pub(crate) fn compress<W: Width>(
     let mut distance = MIN_DISTANCE;
     let mut all_kinds = [0u64; 32];
     for l in 0..src.len() / LINE {
-        if plan::gives_up(l, at - HEAD) {
+        if let Some(form) = plan::instead(src, l, at - HEAD) {
+            *instead = form;
             return None;
         }
         let base = l * LINE_WORDS;

@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use crate::format::{Narrow, Unit, Wide};
+use crate::deltas;
+use crate::format::{Narrow, Unit, Wide, Width};
+use crate::plan::Instead;
 use crate::portable;
 
 /// An implementation of the encoder and the decoder that this processor supports.
@@ -126,9 +128,9 @@ impl Variant {
         }
     }
 
-    /// Writes `src` as lines of words to `dst`, header included, and returns the length of the stream. Returns
-    /// `None` if LZ4 is likely to do better, if `dst` is too short, or if a unit of this length cannot be lines
-    /// of words.
+    /// Writes `src` as lines of words or as deltas to `dst`, header included, and returns the length of the stream.
+    /// Returns `None` if LZ4 is likely to do better, if `dst` is too short, or if a unit of this length can have neither
+    /// form.
     #[inline]
     pub(crate) fn compress(
         self,
@@ -137,72 +139,93 @@ impl Variant {
         src: &[u8],
         dst: &mut [u8],
     ) -> Option<usize> {
-        let unit = Unit::of(src.len())?;
-        match (self.0, unit.is_wide()) {
-            (Inner::Portable, false) => portable::compress::<Narrow>(table, control, src, dst),
-            (Inner::Portable, true) => portable::compress::<Wide>(table, control, src, dst),
+        let mut instead = Instead::Lz4;
+        let words = if Unit::of(src.len())?.is_wide() {
+            self.compress_words::<Wide>(table, control, src, dst, &mut instead)
+        } else {
+            self.compress_words::<Narrow>(table, control, src, dst, &mut instead)
+        };
+        match instead {
+            Instead::Lz4 => words,
+            Instead::Deltas(distance) => self.compress_deltas(distance, src, dst),
+        }
+    }
+
+    #[inline]
+    fn compress_words<W: Width>(
+        self,
+        table: &mut [u32],
+        control: &mut [u8],
+        src: &[u8],
+        dst: &mut [u8],
+        instead: &mut Instead,
+    ) -> Option<usize> {
+        match self.0 {
+            Inner::Portable => portable::compress::<W>(table, control, src, dst, instead),
             // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2Loads, false) => unsafe {
-                crate::avx2::compress::<Narrow, false>(table, control, src, dst)
+            Inner::Avx2Loads => unsafe {
+                crate::avx2::compress::<W, false>(table, control, src, dst, instead)
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2Loads, true) => unsafe {
-                crate::avx2::compress::<Wide, false>(table, control, src, dst)
-            },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, false) => unsafe {
-                crate::avx2::compress::<Narrow, true>(table, control, src, dst)
-            },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, true) => unsafe {
-                crate::avx2::compress::<Wide, true>(table, control, src, dst)
+            Inner::Avx2 => unsafe {
+                crate::avx2::compress::<W, true>(table, control, src, dst, instead)
             },
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
-            (Inner::Avx512, false) => unsafe {
-                crate::avx512::compress::<Narrow>(table, control, src, dst)
-            },
-            // SAFETY: as above.
-            #[cfg(all(target_arch = "x86_64", linewords_avx512))]
-            (Inner::Avx512, true) => unsafe {
-                crate::avx512::compress::<Wide>(table, control, src, dst)
+            Inner::Avx512 => unsafe {
+                crate::avx512::compress::<W>(table, control, src, dst, instead)
             },
         }
     }
 
-    /// Decompresses `body`, the stream without its first three bytes, into all of `dst`, which has the length of
-    /// `unit`. Returns false if `body` is malformed.
     #[inline]
-    pub(crate) fn decompress(self, unit: Unit, body: &[u8], dst: &mut [u8]) -> bool {
-        match (self.0, unit.is_wide()) {
-            (Inner::Portable, false) => portable::decompress::<Narrow>(body, dst),
-            (Inner::Portable, true) => portable::decompress::<Wide>(body, dst),
+    fn compress_deltas(self, distance: u8, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        match self.0 {
+            Inner::Portable => deltas::compress(distance, src, dst),
+            // SAFETY: this variant exists only if the processor has its features, and AVX-512 includes AVX2.
+            #[cfg(target_arch = "x86_64")]
+            _ => unsafe { crate::deltas_avx2::compress(distance, src, dst) },
+        }
+    }
+
+    /// Decompresses `body`, a stream with lines of words without its first three bytes, into all of `dst`. `dst` has the
+    /// length of `unit`. Returns false if `body` is malformed.
+    #[inline]
+    pub(crate) fn decompress_words(self, unit: Unit, body: &[u8], dst: &mut [u8]) -> bool {
+        if unit.is_wide() {
+            self.decompress_words_of::<Wide>(body, dst)
+        } else {
+            self.decompress_words_of::<Narrow>(body, dst)
+        }
+    }
+
+    #[inline]
+    fn decompress_words_of<W: Width>(self, body: &[u8], dst: &mut [u8]) -> bool {
+        match self.0 {
+            Inner::Portable => portable::decompress::<W>(body, dst),
             // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2Loads, false) => unsafe {
-                crate::avx2::decompress::<Narrow, false>(body, dst)
-            },
+            Inner::Avx2Loads => unsafe { crate::avx2::decompress::<W, false>(body, dst) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2Loads, true) => unsafe {
-                crate::avx2::decompress::<Wide, false>(body, dst)
-            },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, false) => unsafe { crate::avx2::decompress::<Narrow, true>(body, dst) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Inner::Avx2, true) => unsafe { crate::avx2::decompress::<Wide, true>(body, dst) },
+            Inner::Avx2 => unsafe { crate::avx2::decompress::<W, true>(body, dst) },
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", linewords_avx512))]
-            (Inner::Avx512, false) => unsafe { crate::avx512::decompress::<Narrow>(body, dst) },
-            // SAFETY: as above.
-            #[cfg(all(target_arch = "x86_64", linewords_avx512))]
-            (Inner::Avx512, true) => unsafe { crate::avx512::decompress::<Wide>(body, dst) },
+            Inner::Avx512 => unsafe { crate::avx512::decompress::<W>(body, dst) },
+        }
+    }
+
+    /// Decompresses `body`, a stream of deltas without its first byte, into all of `dst`. Returns false if `body` is
+    /// malformed.
+    #[inline]
+    pub(crate) fn decompress_deltas(self, body: &[u8], dst: &mut [u8]) -> bool {
+        match self.0 {
+            Inner::Portable => deltas::decompress(body, dst),
+            // SAFETY: this variant exists only if the processor has its features, and AVX-512 includes AVX2.
+            #[cfg(target_arch = "x86_64")]
+            _ => unsafe { crate::deltas_avx2::decompress(body, dst) },
         }
     }
 }

@@ -8,7 +8,7 @@ mod common;
 #[path = "../../compressors/tests/common/fence.rs"]
 mod fence;
 
-use common::{Both, IN_WORDS, KINDS, agreed, mutate, unit};
+use common::{Both, KINDS, SMOOTH, WITHOUT_LZ4, agreed, mutate, unit};
 use fence::{Fenced, Side};
 use linewords::{Error, PageContext, Variant, decompress_with};
 use zpool_base::sync::test_rng::Rng;
@@ -61,15 +61,17 @@ fn pass_the_head(stream: &mut [u8], blocks: usize) {
     }
 }
 
-/// Makes `count` streams of all kinds of units. Most have lines of words. Under Miri, which runs no C code, all do.
+/// Makes `count` streams of all kinds of units. Most have lines of words or deltas. Under Miri, which runs no C code, all
+/// do.
 fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)> {
     let mut contexts = Both::all();
     (0..count)
         .map(|i| {
             let len = lens[i % lens.len()];
-            let kind = match rng.below(3) {
-                _ if cfg!(miri) => IN_WORDS[i % IN_WORDS.len()],
+            let kind = match rng.below(4) {
+                _ if cfg!(miri) => WITHOUT_LZ4[i % WITHOUT_LZ4.len()],
                 0 => i % KINDS,
+                1 => SMOOTH,
                 _ => i % 8,
             };
             let unit = unit(rng, kind, len);

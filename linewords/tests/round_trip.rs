@@ -4,16 +4,15 @@
 
 mod common;
 
-use common::{Both, IN_WORDS, KINDS, agreed, unit};
+use common::{Both, KINDS, SMOOTH, WITHOUT_LZ4, agreed, unit};
 use linewords::{Error, PageContext, Variant, decompress, max_compressed_len};
 use zpool_base::sync::test_rng::Rng;
 
 /// How many units of each kind and length are tried. Fewer under Miri.
 const ROUNDS: usize = if cfg!(miri) { 1 } else { 40 };
-/// The kinds of units that are tried. Under Miri, only those that are always stored as lines of words, since the
-/// other kinds may need LZ4, which is C code.
+/// The kinds of units that are tried. Under Miri, only those that are never stored as LZ4 blocks, since LZ4 is C code.
 const TRIED: &[usize] =
-    if cfg!(miri) { &IN_WORDS } else { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
+    if cfg!(miri) { &WITHOUT_LZ4 } else { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14] };
 
 #[test]
 fn pages_round_trip() {
@@ -32,6 +31,21 @@ fn pages_round_trip() {
         }
     }
     assert!(words >= ROUNDS * TRIED.len(), "{words} have lines of words");
+}
+
+#[test]
+fn smooth_units_are_deltas() {
+    let mut contexts = Both::all();
+    let mut rng = Rng::new(9);
+    let lens: &[usize] = if cfg!(miri) { &[2048] } else { &[2048, 4096, 8192, 65536] };
+    for _ in 0..ROUNDS {
+        for &len in lens {
+            let unit = unit(&mut rng, SMOOTH, len);
+            let stream = agreed(&mut contexts, &unit, true);
+            assert_eq!(usize::from(stream[0]), 0x80 + len / 2048 - 1);
+            assert!((1..=4).contains(&stream[1]) && stream.len() < len * 3 / 4, "{}", stream.len());
+        }
+    }
 }
 
 #[test]

@@ -11,10 +11,14 @@ use linewords::{Error, LargeContext, PageContext, Variant, decompress_with, max_
 use zpool_base::sync::test_rng::Rng;
 
 /// The number of kinds of units.
-pub(crate) const KINDS: usize = 14;
+pub(crate) const KINDS: usize = 15;
 
-/// The kinds whose units are always stored as lines of words, whatever the random numbers are.
-pub(crate) const IN_WORDS: [usize; 5] = [0, 1, 2, 4, 6];
+/// The kind whose units are stored as deltas, if they can be.
+pub(crate) const SMOOTH: usize = 13;
+
+/// The kinds whose units are never stored as LZ4 blocks, whatever the random numbers are: as lines of words, or as
+/// deltas.
+pub(crate) const WITHOUT_LZ4: [usize; 6] = [0, 1, 2, 4, 6, SMOOTH];
 
 /// Makes a unit of the given kind. Most units of the first eight kinds are stored as lines of words.
 pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
@@ -107,6 +111,16 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
             for i in 0..len {
                 let byte = if i < period { rng.next() as u8 } else { out[i - period] };
                 out.push(byte);
+            }
+        }
+        // Smooth bytes, such as those of an image with one to four channels.
+        13 => {
+            let channels = 1 + rng.below(4);
+            let mut last: Vec<u8> = (0..channels).map(|_| rng.next() as u8).collect();
+            for i in 0..len {
+                let level = &mut last[i % channels];
+                *level = level.wrapping_add(rng.below(7) as u8).wrapping_sub(2);
+                out.push(*level);
             }
         }
         // A part of one kind, then a part of another.
