@@ -31,6 +31,7 @@ pub(crate) const ALL_CODES: u64 = (1 << (8 * CODES)) - 1;
 /// A mask of the lowest bit of each code.
 pub(crate) const CODE_LOW: u64 = 0x2492_4924_9249;
 /// A mask of the two upper bits of each code. They give the length of the payload.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) const CODE_CLASS: u64 = ALL_CODES & !CODE_LOW;
 
 /// The codes: how a word is made from its payload and from earlier words. The numbers are the format's.
@@ -72,6 +73,7 @@ pub(crate) mod kind {
 }
 
 /// The codes of a line of kind `ZERO` or `SAME`. The kind implies them, so they are not in the control.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) const CODES_OF_KIND: [u64; 2] = [ALL_CODES, CODE_CLASS];
 
 const KINDS_LOW: u64 = 0x5555_5555_5555_5555;
