@@ -3,7 +3,7 @@
 //! Invariants on which the `unsafe` code rests:
 //! 1. The processor has the features that each function names. The caller ensures this: it has a `Variant`,
 //!    which exists only if the features were found.
-//! 2. The unit is a multiple of [`BLOCK`] bytes, so line `l` is 64 bytes at `64 * l`. Checked on entry.
+//! 2. The unit is a multiple of `BLOCK` bytes, so line `l` is 64 bytes at `64 * l`. Checked on entry.
 //! 3. A line reads other lines only at a word index `base - distance` with `16 <= distance <= base`. Line 0
 //!    reads a line of zeros instead. The encoder takes distances from [`plan::distance`] and limits them to
 //!    `base`; the decoder checks each distance.
