@@ -57,7 +57,7 @@ pub use recipe::{Recipe, RecipeError};
 pub use zpool_api::{PageError, ZpoolError};
 
 /// The size of a page in bytes: 4096.
-pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
+pub const PAGE_SIZE: usize = zpool_api::PAGE_SIZE;
 
 /// A page.
 pub type Page = [u8; PAGE_SIZE];
