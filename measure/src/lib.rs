@@ -47,7 +47,7 @@ pub use aligned::{Page, Pages};
 pub use contestant::{Contestant, Memory, PoolUse, Worker};
 pub use error::{Error, Result, chain};
 pub use figures::{Figures, Name};
-pub use lanes::{Harvest, Lane, Lanes};
+pub use lanes::Lanes;
 pub use order::{SplitMix, shuffled};
 pub use pages::PageSet;
 pub use pin::{Pinned, Processors};
