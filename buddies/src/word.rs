@@ -46,7 +46,7 @@
 //! Acquire synchronizes with the Release of every earlier `unpin`.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use zpool_api::handle::MAX_GENERATION;
+use zpool_api::SlotRef;
 
 const GENERATION_SHIFT: u32 = 24;
 const LEN_SHIFT: u32 = 44;
@@ -87,9 +87,9 @@ impl Word {
     /// Makes a word without readers. `len` must be 1 to 65536 bytes. It has no meaning if the buddy is
     /// free.
     pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
-        debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
+        debug_assert!(generation <= SlotRef::MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
-        let generation = u64::from(generation & MAX_GENERATION);
+        let generation = u64::from(generation & SlotRef::MAX_GENERATION);
         Word(((state as u64) << STATE_SHIFT) | (len << LEN_SHIFT) | generation << GENERATION_SHIFT)
     }
 
@@ -106,7 +106,7 @@ impl Word {
     /// Returns the generation of the object. If the buddy is free, returns the generation of its next
     /// object.
     pub(crate) fn generation(self) -> u32 {
-        (self.0 >> GENERATION_SHIFT) as u32 & MAX_GENERATION
+        (self.0 >> GENERATION_SHIFT) as u32 & SlotRef::MAX_GENERATION
     }
 
     /// Returns the length of the object in bytes.
@@ -306,8 +306,8 @@ impl ObjWord {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
         let next = now.generation() + u32::from(published);
-        let usable = next <= MAX_GENERATION;
-        let generation = next.min(MAX_GENERATION);
+        let usable = next <= SlotRef::MAX_GENERATION;
+        let generation = next.min(SlotRef::MAX_GENERATION);
         // Relaxed: the page's lock orders the next owner after this one. If this was the last generation, a
         // stale handle may have the same generation as the word. But the word then stays FREE for ever, so
         // the handle does not match.
@@ -340,8 +340,11 @@ mod tests {
         let mut rng = Rng::new(5);
         for i in 0..if cfg!(miri) { 200 } else { 4000 } {
             let state = [State::Free, State::Owned, State::Live, State::Parked][i % 4];
-            let generation =
-                if i < 8 { MAX_GENERATION } else { rng.below(MAX_GENERATION as usize) as u32 };
+            let generation = if i < 8 {
+                SlotRef::MAX_GENERATION
+            } else {
+                rng.below(SlotRef::MAX_GENERATION as usize) as u32
+            };
             let len = [1, 65536, rng.below(65536) + 1][i % 3];
             let word = Word(Word::new(state, generation, len).0 + (rng.next() & READERS_MASK));
             assert_eq!((word.state(), word.generation(), word.bytes()), (state, generation, len));
@@ -423,10 +426,10 @@ mod tests {
 
     #[test]
     fn the_last_generation_ends_the_slot() {
-        let word = live(MAX_GENERATION, 4);
-        assert!(matches!(word.free(MAX_GENERATION), Some(Freed::Owned(_))));
+        let word = live(SlotRef::MAX_GENERATION, 4);
+        assert!(matches!(word.free(SlotRef::MAX_GENERATION), Some(Freed::Owned(_))));
         assert!(!word.release(true), "a used-up generation must retire the slot");
-        assert_eq!(word.pin(MAX_GENERATION), Err(PinError::NotLive(None)));
+        assert_eq!(word.pin(SlotRef::MAX_GENERATION), Err(PinError::NotLive(None)));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 use zpool_base::unwind::caught;
 
-use crate::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
+use crate::{Compressor, CompressorCtx, CompressorError};
 
 fn outcome<T>(
     operation: &'static str,
@@ -59,19 +59,6 @@ pub fn decompress(
     dst: &mut [u8],
 ) -> Result<(), CompressorError> {
     outcome("decompress", || ctx.decompress(src, dst))
-}
-
-/// Calls [`StatelessDecompress::decompress`].
-///
-/// # Errors
-/// Those of the call, and [`CompressorError::Panicked`].
-#[inline]
-pub fn decompress_stateless(
-    codec: &dyn StatelessDecompress,
-    src: &[u8],
-    dst: &mut [u8],
-) -> Result<(), CompressorError> {
-    outcome("decompress", || codec.decompress(src, dst))
 }
 
 #[cfg(test)]
@@ -126,16 +113,6 @@ mod tests {
             self.step("new_ctx");
             Ok(Box::new(Fragile { at: self.at, dropped: self.dropped }))
         }
-        fn stateless(&self) -> Option<&dyn StatelessDecompress> {
-            Some(self)
-        }
-    }
-
-    impl StatelessDecompress for Fragile {
-        fn decompress(&self, _src: &[u8], _dst: &mut [u8]) -> Result<(), CompressorError> {
-            self.step("decompress");
-            Ok(())
-        }
     }
 
     impl CompressorCtx for Fragile {
@@ -164,8 +141,6 @@ mod tests {
         let mut ctx = fragile("decompress");
         assert_eq!(compress(&mut ctx, &[1], &mut [0]), Ok(1));
         assert_eq!(decompress(&mut ctx, &[1], &mut [0]), Err(panicked("decompress")));
-        let stateless = decompress_stateless(&ctx, &[1], &mut [0]);
-        assert_eq!(stateless, Err(panicked("decompress")));
         let before = DROPPED.load(SeqCst);
         assert!(!dropped(Box::new(fragile("drop")) as Box<dyn CompressorCtx>));
         assert!(dropped(fragile("never")));

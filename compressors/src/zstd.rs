@@ -86,7 +86,19 @@ impl Zstd {
     }
 
     /// Returns the heap bytes of the prepared dictionary, which all contexts
-    /// share; 0 without a dictionary.
+    /// share; 0 without a dictionary. They grow with the level, to far more
+    /// than the dictionary itself, and the memory of a context does not include
+    /// them.
+    ///
+    /// ```
+    /// use compressors::Zstd;
+    ///
+    /// let dictionary = b"words that many pages have".repeat(40);
+    /// let primed = Zstd::builder().level(19).dictionary(dictionary.clone()).build()?;
+    /// assert!(primed.dictionary_bytes() > dictionary.len());
+    /// assert_eq!(Zstd::default().dictionary_bytes(), 0);
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
     #[must_use]
     pub fn dictionary_bytes(&self) -> usize {
         self.dictionary.as_ref().map_or(0, |prepared| prepared.memory_bytes())

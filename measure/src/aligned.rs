@@ -5,7 +5,7 @@
 use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 
-use zpool_api::provider::PAGE_SIZE;
+use zpool_api::PAGE_SIZE;
 
 /// A page of 4096 bytes, the page size of all measurements.
 pub type Page = [u8; PAGE_SIZE];

@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use compressors::{Compressor, CompressorError};
-use zpool_api::provider::PAGE_SIZE;
+use zpool_api::PAGE_SIZE;
 
 use crate::arena::{Arena, Place};
 use crate::error::{Error, Result};

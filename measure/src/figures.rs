@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use zpool_api::provider::PAGE_SIZE;
+use zpool_api::PAGE_SIZE;
 
 use crate::contestant::{Memory, PoolUse};
 use crate::timing::{Summary, Timing, median};

@@ -17,9 +17,9 @@ pub(crate) const POISON: u8 = 0xa5;
 
 /// The stopwatch and the page buffer of one measuring thread.
 #[derive(Debug)]
-pub struct Lane {
+pub(crate) struct Lane {
     /// The stopwatch.
-    pub laps: Laps,
+    pub(crate) laps: Laps,
     /// The target of every load and every decompression.
     pages: Pages,
 }
@@ -27,12 +27,12 @@ pub struct Lane {
 impl Lane {
     /// Borrows the stopwatch and the page buffer together. The buffer is one page long unless
     /// `Lanes::resize_buffers` changed it.
-    pub fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
+    pub(crate) fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
         (&mut self.laps, &mut self.pages)
     }
 }
 
-/// All lanes of a run.
+/// All lanes of a run. [`turn()`](crate::turn()) and [`codec::measure`](crate::codec::measure) work on them.
 #[derive(Debug)]
 pub struct Lanes {
     lanes: Vec<Lane>,
@@ -43,15 +43,20 @@ pub struct Lanes {
 
 /// The results of the lanes from one measurement.
 #[derive(Debug)]
-pub struct Harvest<T> {
+pub(crate) struct Harvest<T> {
     /// One result for each lane, in the order of the shares.
-    pub results: Vec<T>,
+    pub(crate) results: Vec<T>,
     /// Times of single operations over all lanes; `None` if nothing was timed.
-    pub times: Option<Summary>,
+    pub(crate) times: Option<Summary>,
 }
 
 impl Lanes {
     /// Makes `threads` lanes. Together, their stopwatches can record `laps` laps without allocating.
+    ///
+    /// ```
+    /// assert_eq!(measure::Lanes::new(2, 100)?.count(), 2);
+    /// # Ok::<(), measure::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -84,7 +89,7 @@ impl Lanes {
     }
 
     /// Returns the first lane, for use by the calling thread outside of a measurement.
-    pub fn own(&mut self) -> &mut Lane {
+    pub(crate) fn own(&mut self) -> &mut Lane {
         // A run has at least one lane.
         &mut self.lanes[0]
     }
@@ -97,28 +102,7 @@ impl Lanes {
     ///
     /// The first error of `ready` or `body`, in the order of the lanes. It is returned after all lanes
     /// have ended.
-    ///
-    /// ```
-    /// use measure::Lanes;
-    ///
-    /// let pages: Vec<[u8; 4096]> = (0..100).map(|n| [n; 4096]).collect();
-    /// let mut lanes = Lanes::new(2, pages.len())?;
-    /// let harvest = lanes.measure(
-    ///     &pages,
-    ///     |_, _| Ok::<_, measure::Error>(0u64),
-    ///     |lane, share, mut sum| {
-    ///         for page in share {
-    ///             sum += page.iter().map(|&byte| u64::from(byte)).sum::<u64>();
-    ///             lane.laps.lap();
-    ///         }
-    ///         Ok(sum)
-    ///     },
-    /// )?;
-    /// assert_eq!(harvest.results.iter().sum::<u64>(), 99 * 50 * 4096);
-    /// println!("{:.0} ns a page", harvest.times.expect("pages were timed").mean);
-    /// # Ok::<(), measure::Error>(())
-    /// ```
-    pub fn measure<W: Sync, R, T: Send, E: Send>(
+    pub(crate) fn measure<W: Sync, R, T: Send, E: Send>(
         &mut self,
         work: &[W],
         ready: impl Fn(usize, &[W]) -> Result<R, E> + Sync,

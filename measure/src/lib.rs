@@ -3,8 +3,9 @@
 //! measures the bare codec on the same pages, as the unit for all other times. In a *turn*, one
 //! contestant stores and loads the pages.
 //!
-//! Nothing here depends on a particular store: a caller implements [`Contestant`] and runs it with
-//! [`turn()`]. With the feature `chart`, the module `chart` draws the results.
+//! A caller implements [`Contestant`] for what it measures, and runs it with [`turn()`]. With the feature
+//! `store`, the module `store` implements it for a store of `zswap-core`; nothing else here depends on a
+//! particular store. With the feature `chart`, the module `chart` draws the results.
 //!
 //! ```
 //! use measure::{Lanes, PageSet, codec, shuffled};
@@ -40,6 +41,8 @@ mod order;
 mod pages;
 mod pin;
 mod replace;
+#[cfg(feature = "store")]
+pub mod store;
 mod timing;
 mod turn;
 
@@ -47,7 +50,7 @@ pub use aligned::{Page, Pages};
 pub use contestant::{Contestant, Memory, PoolUse, Worker};
 pub use error::{Error, Result, chain};
 pub use figures::{Figures, Name};
-pub use lanes::{Harvest, Lane, Lanes};
+pub use lanes::Lanes;
 pub use order::{SplitMix, shuffled};
 pub use pages::PageSet;
 pub use pin::{Pinned, Processors};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use zpool_api::provider::PAGE_SIZE;
+use zpool_api::PAGE_SIZE;
 
 use crate::aligned::{Page, Pages};
 use crate::error::{Error, Result};

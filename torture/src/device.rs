@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::DeviceError;
-use zswap_core::{Page, SwapDevice};
+use zswap_core::Page;
+use zswap_core::device::{DeviceError, SwapDevice};
 
 use crate::action::{self, Marks, Tally};
 use crate::clock::Clock;

@@ -9,8 +9,8 @@ use compressors::{AcompEngine, CompressorError};
 use zpool_api::{PageError, PageProvider, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
-use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
-use zswap_core::{BuildError, SwapDevice, SwapEntry, Zswap, ZswapBuilder};
+use zswap_core::device::{FileSwapDevice, MemorySwapDevice, SwapDevice};
+use zswap_core::{BuildError, SwapEntry, Zswap, ZswapBuilder};
 
 use crate::action::{Marks, Tally};
 use crate::background::{Background, MOST_BACKGROUND};

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
-use zswap_core::{
-    BuildError, DeviceError, LimitReason, LoadError, MigrateError, StoreError, WritebackError,
-};
+use zswap_core::device::DeviceError;
+use zswap_core::{BuildError, LimitReason, LoadError, MigrateError, StoreError, WritebackError};
 
 use crate::config::{Config, Device};
 use crate::device::TortureDevice;

@@ -129,9 +129,7 @@ mod unit;
 mod tests {
     use super::*;
     use crate::unit;
-    use zpool_api::PageRun;
-    use zpool_api::Zpool;
-    use zpool_api::handle::MAX_GENERATION;
+    use zpool_api::{PageRun, SlotRef, Zpool};
     use zpool_pages::HeapPages;
 
     unit_tests!(Pair, 2);
@@ -169,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_retired_buddy_leaves_its_neighbour_alone() {
-        let pool = unit::starting_at::<Pair, 2>(Arc::new(HeapPages::new()), MAX_GENERATION);
+        let pool =
+            unit::starting_at::<Pair, 2>(Arc::new(HeapPages::new()), SlotRef::MAX_GENERATION);
         let stays = pool.malloc_from(&[1; 100]).unwrap();
         let goes = pool.malloc_from(&[2; 100]).unwrap();
         pool.free(goes).unwrap();

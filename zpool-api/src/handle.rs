@@ -1,40 +1,13 @@
-//! The 64-bit handle: a 12-bit pool tag and 52 bits that belong to the backend.
-//!
-//! ```text
-//!  63        52 51                                                   0
-//! +------------+------------------------------------------------------+
-//! | pool tag   | backend bits                                         |
-//! +------------+------------------------------------------------------+
-//!                51             32 31                                0
-//!               +-----------------+-----------------------------------+
-//!               | generation (20) | slot (32)            `SlotRef`    |
-//!               +-----------------+-----------------------------------+
-//! ```
-//!
-//! All handles of a pool have the same tag. So a consumer that knows the pool of a handle may keep only the
-//! 52 bits. Tags count from 1 to 4095 and then start over. So two pools nearly always have different tags,
-//! but not always. No tag is 0, so no handle is 0.
-//!
-//! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object raises the generation of
-//! its slot, so a stale handle never matches again. Once the last generation of a slot is freed, the slot
-//! is never used again. docs/handles.md describes how long the bits of each field last, and what happens
-//! when they are used up.
+//! The 64-bit handle: a pool's tag, and the bits that belong to the backend.
 
 use core::fmt;
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU16, Ordering};
 
-/// Number of bits of the pool tag.
-pub const TAG_BITS: u32 = 12;
-/// Number of bits that belong to the backend.
-pub const BACKEND_BITS: u32 = 52;
-/// Number of bits of a slot's generation.
-pub const GENERATION_BITS: u32 = 20;
-/// Number of bits of a slot's number.
-pub const SLOT_BITS: u32 = 32;
-/// The last generation of a slot. After an object of this generation is freed, the slot is never used
-/// again.
-pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+const TAG_BITS: u32 = 12;
+const BACKEND_BITS: u32 = 52;
+const GENERATION_BITS: u32 = 20;
+const SLOT_BITS: u32 = 32;
 
 const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
 const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
@@ -116,6 +89,21 @@ impl fmt::Debug for BackendBits {
 
 /// Names one object of one pool. Opaque, `Copy`, never zero.
 ///
+/// ```text
+///  63        52 51                                                   0
+/// +------------+------------------------------------------------------+
+/// | pool tag   | backend bits                                         |
+/// +------------+------------------------------------------------------+
+///                51             32 31                                0
+///               +-----------------+-----------------------------------+
+///               | generation (20) | slot (32)            `SlotRef`    |
+///               +-----------------+-----------------------------------+
+/// ```
+///
+/// All handles of a pool have the same tag. So a consumer that knows the pool of a handle may keep only the
+/// 52 bits. Tags count from 1 to 4095 and then start over. So two pools nearly always have different tags,
+/// but not always. No tag is 0, so no handle is 0.
+///
 /// Any handle is memory-safe to pass to any pool. If it names no live object there, the call fails with
 /// [`crate::ZpoolError::InvalidHandle`]. A handle is no access right: whoever guesses the handle of a live
 /// object can use that object.
@@ -191,6 +179,10 @@ impl fmt::Debug for Handle {
 
 /// A slot's number, and the generation that the slot had when the object was allocated. Most backends keep
 /// these two numbers in their 52 bits of a handle.
+///
+/// Freeing an object raises the generation of its slot, so a stale handle never matches again. Once the last
+/// generation of a slot is freed, the slot is never used again. docs/handles.md describes how long the bits
+/// of each field last, and what happens when they are used up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SlotRef {
     generation: u32,
@@ -198,10 +190,14 @@ pub struct SlotRef {
 }
 
 impl SlotRef {
+    /// The last generation of a slot. After an object of this generation is freed, the slot is never used
+    /// again.
+    pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
     /// Makes a reference from a generation and a slot's number. Returns `None` if the generation needs more
     /// than 20 bits.
     pub const fn new(generation: u32, slot: u32) -> Option<Self> {
-        if generation <= MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
+        if generation <= Self::MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
     }
 
     /// Returns the generation, 0 to 2^20 - 1.
@@ -280,7 +276,7 @@ mod tests {
         assert_eq!(PoolTag::new(MAX_TAG + 1), None);
         assert_eq!(BackendBits::new(1 << BACKEND_BITS), None);
         assert_eq!(BackendBits::truncate(u64::MAX).get(), BACKEND_MASK);
-        assert_eq!(SlotRef::new(MAX_GENERATION + 1, 0), None);
+        assert_eq!(SlotRef::new(SlotRef::MAX_GENERATION + 1, 0), None);
         assert_eq!(Handle::from_u64(0), None);
     }
 

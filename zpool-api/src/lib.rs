@@ -87,14 +87,14 @@
 //! [`Zpool`] lists what every backend promises. The test suite in the crate `zpool-conformance` checks
 //! these promises for any backend.
 //!
-//! # Modules
+//! # Contents
 //!
-//! | module | contents |
+//! | items | |
 //! |---|---|
-//! | [`handle`] | the 64-bit handle: a 12-bit pool tag and 52 bits that belong to the backend |
-//! | [`read`], [`owned_read`], [`write`](mod@write) | the guards through which objects are read and written |
-//! | [`provider`] | the trait of page providers; the crate `zpool-pages` implements it |
-//! | [`registry`] | finds a backend's constructor by name; third parties can add their own backends |
+//! | [`Handle`], [`PoolTag`], [`BackendBits`], [`SlotRef`] | the 64-bit handle: a 12-bit pool tag and 52 bits that belong to the backend |
+//! | [`ObjRead`], [`ObjReadOwned`], [`ObjWrite`] | the guards through which objects are read and written |
+//! | [`PageProvider`], [`PageRun`], [`PageBudget`] | where pages come from; the crate `zpool-pages` has the providers |
+//! | [`Registry`] | finds a backend's constructor by name; third parties can add their own backends |
 
 #![cfg_attr(
     test,
@@ -106,22 +106,22 @@
     )
 )]
 
-pub mod error;
-pub mod evict;
-pub mod handle;
-pub mod owned_read;
-pub mod provider;
-pub mod read;
-pub mod registry;
-pub mod stats;
-pub mod write;
-pub mod zpool;
+mod error;
+mod evict;
+mod handle;
+mod owned_read;
+mod provider;
+mod read;
+mod registry;
+mod stats;
+mod write;
+mod zpool;
 
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};
 pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
 pub use owned_read::{ObjReadOwned, obj_read_owned};
-pub use provider::{PageBlock, PageBudget, PageProvider, PageRun};
+pub use provider::{MAX_RUN_PAGES, PAGE_SIZE, PageBlock, PageBudget, PageProvider, PageRun};
 pub use read::{ObjPin, ObjRead};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;

@@ -1,11 +1,5 @@
 //! The read guards, through which an object's bytes are read.
 //!
-//! A guard holds no mutex and is bound to no thread or CPU. While it lives, its bytes neither move nor
-//! change. The object may be freed while it is being read. Then its space is reused only after all its
-//! readers have ended. A guard may live as long as the caller likes, and it may be moved to another thread
-//! and dropped there. If a guard is forgotten, its object stays pinned until the pool is dropped. Nothing
-//! else is affected.
-//!
 //! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and do not
 //! change from the moment the guard is made until its drop. A guard keeps raw pointers, not references. The
 //! pin ends *inside* the drop, and from that moment another thread may write to the memory.
@@ -36,6 +30,11 @@ enum Hold<'p> {
 }
 
 /// The bytes of an object, borrowed from its pool. Derefs to a `&[u8]` of exactly the object's length.
+///
+/// A guard holds no mutex and is bound to no thread or CPU. While it lives, its bytes neither move nor
+/// change. The object may be freed while it is being read. Then its space is reused only after all its
+/// readers have ended. A guard may live as long as the caller likes. If it is forgotten, its object stays
+/// pinned until the pool is dropped. Nothing else is affected.
 ///
 /// `Send` and `Sync`. Dropping the guard ends the read. The guard may be dropped on any thread and under
 /// any lock, because its drop neither waits nor calls the page provider. If it was the last reader of a

@@ -1,8 +1,5 @@
 //! The write guard: the space of an object that has no handle yet.
 //!
-//! An object is written once, and its handle exists only after every byte has been written. So no write can
-//! race a read, and no reader sees bytes of an object that was there earlier.
-//!
 //! Invariants: the first `written` bytes have been written. Every byte of the space is initialised from the
 //! start, even if only with older contents. So safe code can neither see nor store uninitialised memory.
 
@@ -10,8 +7,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::provider::PAGE_SIZE;
-use crate::{Handle, PageError, ZpoolError};
+use crate::{Handle, PAGE_SIZE, PageError, ZpoolError};
 
 /// The backend's half of a write guard over memory of the pool.
 ///
@@ -48,6 +44,9 @@ enum Target<'p> {
 }
 
 /// Space for one object. The holder writes it from start to end and then commits it.
+///
+/// An object is written once, and its handle exists only after every byte has been written. So no write can
+/// race a read, and no reader sees bytes of an object that was there earlier.
 ///
 /// Dropping the guard before the commit frees the space. If the guard is forgotten, the space stays in use
 /// until the pool is dropped. Holds no mutex. `Send` and `Sync`.

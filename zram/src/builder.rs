@@ -1,13 +1,17 @@
 //! Building a disk.
+//!
+//! `ZswapBuilder` has some of these setters, too: `zpool`, `zpool_registry`, `compressor_registry` and `pages`. What
+//! they set is shared (zpage's `Recipe`), and they are repeated: their bodies have one line each, so a macro that
+//! made them for both would be longer, and the documentation of each would have to name neither type.
 
 use core::fmt;
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
+use zpage::device::SwapDevice;
 use zpage::device_slots::Slots;
-use zpage::recipe::RecipeError;
 use zpage::same_filled::Patterns;
-use zpage::{Codec, PAGE_SIZE, Recipe, SwapDevice, builtin};
+use zpage::{Codec, PAGE_SIZE, Recipe, RecipeError, builtin};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 use zpool_base::contained::{Contained, Panicked, contain};
 
@@ -160,8 +164,8 @@ impl ZramBuilder {
         let specs = [self.algorithm].into_iter().chain(self.recompression);
         let algorithms: Result<Box<[_]>, RecipeError> =
             specs.map(|spec| Ok(Codec::new(self.recipe.compressor(&spec)?.compressor))).collect();
-        let algorithms = algorithms?;
-        let zpool = self.recipe.zpool(&self.zpool, None)?;
+        let algorithms = algorithms.map_err(BuildError::of_recipe)?;
+        let zpool = self.recipe.zpool(&self.zpool, None).map_err(BuildError::of_recipe)?;
         let (tag, pool_page) = contain(|| (zpool.tag(), zpool.stats().page_size))
             .map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
         let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)

@@ -1,8 +1,8 @@
 //! Errors of a disk.
 
 use compressors::CompressorError;
-use zpage::device::AttachError;
-use zpage::{DeviceError, RecipeError};
+use zpage::RecipeError;
+use zpage::device::{AttachError, DeviceError};
 use zpool_api::{PageError, ZpoolError};
 
 /// Errors of a disk's calls. After an error, the page that failed is unchanged. If the call is for several pages,
@@ -148,8 +148,8 @@ pub enum BuildError {
     },
 }
 
-impl From<RecipeError> for BuildError {
-    fn from(error: RecipeError) -> Self {
+impl BuildError {
+    pub(crate) fn of_recipe(error: RecipeError) -> Self {
         match error {
             RecipeError::Zpool(error) => error.into(),
             RecipeError::Compressor(error) => error.into(),

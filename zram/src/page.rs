@@ -12,9 +12,8 @@
 use core::fmt;
 
 use zpage::device_slots::Slots;
-use zpage::recipe::BuiltZpool;
 use zpage::same_filled::{Patterns, fill, pattern};
-use zpage::{Codec, CodecFault, PAGE_SIZE, Page};
+use zpage::{BuiltZpool, Codec, CodecFault, PAGE_SIZE, Page};
 use zpool_api::{BackendBits, Handle, PoolTag};
 use zpool_base::contained::contain;
 

@@ -4,7 +4,8 @@
 
 use core::ops::Range;
 
-use zpage::{DeviceError, PAGE_SIZE};
+use zpage::PAGE_SIZE;
+use zpage::device::DeviceError;
 
 use crate::Zram;
 use crate::error::ZramError;

@@ -1,7 +1,7 @@
 //! The configuration of a pool.
 
 use crate::class_table::{SizeClass, size_classes};
-use zpool_api::handle::MAX_GENERATION;
+use zpool_api::SlotRef;
 
 /// The configuration of a pool: its longest zspage, the step between its size classes, and whether
 /// it starts with fewer classes. `Copy`, `Send` and `Sync`.
@@ -67,7 +67,7 @@ impl Config {
     /// generations.
     #[doc(hidden)]
     pub const fn generations_left(mut self, generations: u32) -> Self {
-        let used = MAX_GENERATION.saturating_sub(generations);
+        let used = SlotRef::MAX_GENERATION.saturating_sub(generations);
         self.first_generation = if used < 1 { 1 } else { used };
         self
     }

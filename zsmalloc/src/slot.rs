@@ -15,7 +15,7 @@
 //! of its zspage, except that the thread that reserved it publishes it without the lock. Free slots
 //! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a leaf.
 
-use zpool_api::handle::MAX_GENERATION;
+use zpool_api::SlotRef;
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::stable::{StableTable, TableError};
 
@@ -51,7 +51,7 @@ enum Kind {
 
 impl Word {
     fn new(generation: u32, kind: Kind, payload: u64) -> Self {
-        debug_assert!(payload < 1 << KIND_SHIFT && generation <= MAX_GENERATION);
+        debug_assert!(payload < 1 << KIND_SHIFT && generation <= SlotRef::MAX_GENERATION);
         Word(
             u64::from(generation) << GENERATION_SHIFT
                 | u64::from(kind as u8) << KIND_SHIFT
@@ -154,7 +154,7 @@ impl Slot {
     /// lock.
     pub(crate) fn invalidate(&self) -> bool {
         let generation = self.load().generation();
-        let usable = generation < MAX_GENERATION;
+        let usable = generation < SlotRef::MAX_GENERATION;
         let next = if usable { generation + 1 } else { generation };
         // Relaxed: the caller's RMW on the object's lane, which follows, publishes this store.
         self.0.store(Word::new(next, Kind::Free, u64::from(NO_SLOT)).0, Ordering::Relaxed);
@@ -320,14 +320,14 @@ mod tests {
 
     #[test]
     fn the_last_generation_is_the_last() {
-        let slots = Slots::new(MAX_GENERATION);
+        let slots = Slots::new(SlotRef::MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();
         // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.reserve(Location { zspage: 1, last: 1 }) };
         // SAFETY: as above.
-        assert_eq!(unsafe { slot.publish() }, MAX_GENERATION);
+        assert_eq!(unsafe { slot.publish() }, SlotRef::MAX_GENERATION);
         assert!(!slot.invalidate());
-        assert_eq!(slot.load().object(MAX_GENERATION), None);
+        assert_eq!(slot.load().object(SlotRef::MAX_GENERATION), None);
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use compressors::Compressor;
-use measure::{
-    Contestant, Figures, Lanes, Memory, Name, Page, PageSet, Plan, PoolUse, Turn, Worker,
-};
-use zswap_core::{LoadError, SwapEntry, Zswap};
+use measure::store::{Store, StoreFault};
+use measure::{Contestant, Figures, Lanes, Name, PageSet, Plan, Turn};
+use zswap_core::Zswap;
 
 use crate::error::{Error, Result};
 
@@ -62,77 +61,6 @@ impl Stock {
     }
 }
 
-/// Returns the swap entry of page `index`. Fails if the index is too large for an entry.
-fn entry(index: usize) -> Result<SwapEntry> {
-    SwapEntry::new(0, index as u64).map_err(|_| Error::Entry { page: index })
-}
-
-/// A store as a contestant, empty at first.
-struct Store(Zswap);
-
-impl Contestant<Error> for Store {
-    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
-        Ok(Box::new(Hand(&self.0)))
-    }
-
-    fn free(&self, page: usize) -> Result<()> {
-        self.0.invalidate(entry(page)?);
-        Ok(())
-    }
-
-    fn tidy(&self) -> Result<()> {
-        self.0.trim();
-        Ok(())
-    }
-
-    fn memory(&self) -> Result<Memory> {
-        let stats = self.0.stats();
-        let pool = PoolUse {
-            pages: stats.stored_pages,
-            same_filled: stats.same_filled_pages,
-            incompressible: stats.stored_incompressible_pages,
-            pool_bytes: stats.pool_total_size,
-            context_bytes: stats.context_bytes,
-        };
-        Ok(Memory {
-            compressed_bytes: Some(stats.compressed_bytes),
-            resident_bytes: None,
-            metadata_bytes: Some(stats.metadata_bytes),
-            pool: Some(pool),
-        })
-    }
-
-    fn goes_on_after(&self, error: &Error) -> bool {
-        matches!(error, Error::Store(_) | Error::Load(_))
-    }
-}
-
-struct Hand<'a>(&'a Zswap);
-
-impl Worker<Error> for Hand<'_> {
-    /// Stores a page and removes it, so that the store has a context on this processor, and its
-    /// first pool page.
-    fn warm(&mut self, first: usize, pages: &[Page]) -> Result<()> {
-        // A store that refuses this page will refuse it again when it is measured.
-        if self.store(first, pages).is_ok() {
-            self.0.invalidate(entry(first)?);
-        }
-        Ok(())
-    }
-
-    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
-        self.0.store(entry(first)?, &pages[0]).map_err(Error::Store)
-    }
-
-    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
-        match self.0.load(entry(first)?, &mut into[0]) {
-            Ok(()) => Ok(true),
-            Err(LoadError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(Error::Load(error)),
-        }
-    }
-}
-
 /// A pair and its turns so far.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -165,8 +93,12 @@ impl Pair {
     ) -> Result<()> {
         let plan = Plan { set, unit: 1, round, frees: false };
         let build = || {
-            let store = Store(stock.build(&self.zpool, &self.spec)?);
-            Ok(Box::new(store) as Box<dyn Contestant<Error>>)
+            let store = stock.build(&self.zpool, &self.spec)?;
+            // A page that is refused or lost is reported; the pair goes on with the others.
+            let goes_on = |error: &Error| {
+                matches!(error, Error::Store(StoreFault::Store(_) | StoreFault::Load(_)))
+            };
+            Ok(Box::new(Store::new(store, goes_on)) as Box<dyn Contestant<Error>>)
         };
         let codec = Some(&*self.compressor);
         let turn = measure::turn(plan, self.turns.last(), codec, lanes, build)?;
@@ -193,7 +125,7 @@ pub(crate) fn zpool(figures: &Figures) -> &str {
 mod tests {
     use super::*;
     use compressors::{CompressorCtx, CompressorError};
-    use measure::shuffled;
+    use measure::{Page, shuffled};
     use zpool_api::{Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
     use zswap_core::PAGE_SIZE;
 

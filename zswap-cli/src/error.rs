@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use compressors::CompressorError;
 use measure::chain;
+use measure::store::StoreFault;
+use zswap_core::BuildError;
 use zswap_core::device::FileDeviceError;
-use zswap_core::{BuildError, LoadError, StoreError};
 
 use crate::process::SampleError;
 
@@ -81,16 +82,16 @@ pub(crate) enum Error {
     Backing { reason: FileDeviceError },
 
     #[error("{}", chain(.0))]
-    Store(StoreError),
-
-    #[error("{}", chain(.0))]
-    Load(LoadError),
-
-    #[error("page number {page} cannot be a swap entry; give fewer pages")]
-    Entry { page: usize },
+    Store(StoreFault),
 
     #[error("the report cannot be written: {0}; check where the standard output goes")]
     Report(io::Error),
+}
+
+impl From<StoreFault> for Error {
+    fn from(fault: StoreFault) -> Self {
+        Error::Store(fault)
+    }
 }
 
 impl From<measure::Error> for Error {

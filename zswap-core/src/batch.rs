@@ -26,9 +26,7 @@ use crate::pool::spares::Spare;
 use crate::pool::{Fault, Pool};
 use crate::refusal::Refusal;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
-use zpage::acomp_ctx::output_len;
-use zpage::codec;
-use zpage::{cpu, same_filled};
+use zpage::{Codec, cpu, same_filled};
 use zpool_base::contained::contain;
 
 /// Replaces the contents of a buffer by `bytes` and then zeros, up to the length `len`. Returns an error,
@@ -199,7 +197,7 @@ impl Storing<'_, '_> {
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
         let put = result.map_err(Fault::Codec);
         let put = put.and_then(|len| {
-            let bytes = codec::kept(page, &output, len).map_err(Fault::Codec)?;
+            let bytes = Codec::kept(page, &output, len).map_err(Fault::Codec)?;
             pool.insert(bytes, keep_raw, &mut kept)
         });
         pool.spares.give(ctx, input, output);
@@ -285,7 +283,7 @@ impl Zswap {
             return Ok(storing.results());
         };
         // The compressor failed to report its output length. `store` returns the error for each page.
-        let Ok(room) = output_len(pool.codec.compressor()) else { return Ok(storing.results()) };
+        let Ok(room) = pool.codec.output_len() else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
                 batch.next().into_iter().for_each(|next| storing.finish(&pool, next));

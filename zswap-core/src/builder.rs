@@ -261,7 +261,7 @@ impl ZswapBuilder {
         let recipe = PoolRecipe { recipe: self.recipe, budget: limits.budget().clone() };
         let pool = recipe.pool(&self.zpool, &self.compressor)?;
         if self.max_bytes.is_some() {
-            pool.codec.prepare().map_err(BuildError::from)?;
+            pool.codec.prepare().map_err(BuildError::of_context)?;
         }
         let settings = Settings {
             store_incompressible: self.store_incompressible,

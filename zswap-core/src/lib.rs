@@ -143,7 +143,7 @@ pub use background::compactor::{BackgroundCompactor, CompactorPolicy, CompactorR
 pub use background::migrator::{BackgroundMigration, MigrationReport};
 pub use background::shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use builder::ZswapBuilder;
-pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
+pub use entry::{EntryError, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;
 pub use moves::migrate::PoolMigration;
@@ -153,7 +153,6 @@ pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
 pub use compressors::CompressorError;
-pub use device::{DeviceError, SwapDevice};
 pub use zpage::{PAGE_SIZE, Page, builtin, device};
 pub use zpool_api::{PageError, ZpoolError};
 

@@ -26,8 +26,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use zpool_api::PageBudget;
-use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::{MAX_RUN_PAGES, PageBudget};
 
 use crate::compaction_bound::most_steps;
 use crate::counters::Counter;

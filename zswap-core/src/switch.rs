@@ -82,7 +82,7 @@ impl Zswap {
                 return Ok(());
             }
             let fresh = self.recipe.pool(&zpool, &compressor)?;
-            fresh.codec.prepare().map_err(BuildError::from)?;
+            fresh.codec.prepare().map_err(BuildError::of_context)?;
             match self.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
                 Ok(()) => return Ok(()),
                 Err(NotSwitched::Full) => {

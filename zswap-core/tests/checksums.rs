@@ -15,10 +15,9 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use common::rig::{check, marked, rig_with};
 use common::{at, page};
-use zswap_core::device::MemorySwapDevice;
+use zswap_core::device::{MemorySwapDevice, SwapDevice};
 use zswap_core::{
-    LoadError, MigrateError, PAGE_SIZE, Page, Recompress, StoreError, SwapDevice, WritebackError,
-    Zswap,
+    LoadError, MigrateError, PAGE_SIZE, Page, Recompress, StoreError, WritebackError, Zswap,
 };
 
 fn is_corrupt(error: &LoadError, of: u64) -> bool {

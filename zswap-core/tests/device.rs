@@ -20,11 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use common::at;
 use common::rig::{check, marked};
 use zswap_core::device::{
-    AttachError, FaultySwapDevice, FileDeviceError, FileSwapDevice, MemorySwapDevice,
+    AttachError, DeviceError, FaultySwapDevice, FileDeviceError, FileSwapDevice, MemorySwapDevice,
+    SwapDevice,
 };
-use zswap_core::{
-    BuildError, DeviceError, LoadError, PAGE_SIZE, Page, SwapDevice, WritebackError, Zswap,
-};
+use zswap_core::{BuildError, LoadError, PAGE_SIZE, Page, WritebackError, Zswap};
 
 fn temporary(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("zswap-device-{}-{name}", std::process::id()))

@@ -19,8 +19,8 @@ use std::thread;
 
 use common::rig::{Inside, Rig, marked, rig_with};
 use common::{at, backends};
-use zswap_core::device::MemorySwapDevice;
-use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, Recompress, SwapDevice, Zswap, builtin};
+use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
+use zswap_core::{LoadError, PAGE_SIZE, Page, Recompress, Zswap, builtin};
 
 type Hook = Box<dyn FnOnce(&Zswap) + Send>;
 

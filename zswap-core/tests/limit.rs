@@ -348,19 +348,23 @@ fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
     /// A device that counts its writes. Each write waits until the flag is set.
     #[derive(Debug)]
     struct Slow(AtomicBool, std::sync::atomic::AtomicUsize);
-    impl zswap_core::SwapDevice for Slow {
+    impl zswap_core::device::SwapDevice for Slow {
         fn capacity(&self) -> u64 {
             100_000
         }
-        fn write_page(&self, _: u64, _: &Page) -> Result<(), zswap_core::DeviceError> {
+        fn write_page(&self, _: u64, _: &Page) -> Result<(), zswap_core::device::DeviceError> {
             self.1.fetch_add(1, SeqCst);
             while !self.0.load(SeqCst) {
                 thread::yield_now();
             }
             Ok(())
         }
-        fn read_page(&self, slot: u64, _: &mut Page) -> Result<(), zswap_core::DeviceError> {
-            Err(zswap_core::DeviceError::Missing { slot })
+        fn read_page(
+            &self,
+            slot: u64,
+            _: &mut Page,
+        ) -> Result<(), zswap_core::device::DeviceError> {
+            Err(zswap_core::device::DeviceError::Missing { slot })
         }
     }
     let device = Arc::new(Slow(AtomicBool::new(false), Default::default()));

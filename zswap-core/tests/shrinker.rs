@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use common::rig::{Rig, check, marked, rig_with};
 use common::{at, eventually};
-use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
-use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, WritebackError, Zswap};
+use zswap_core::device::{DeviceError, FaultySwapDevice, MemorySwapDevice, SwapDevice};
+use zswap_core::{PAGE_SIZE, Page, ShrinkerPolicy, WritebackError, Zswap};
 
 const LIMIT: usize = 20 * PAGE_SIZE;
 

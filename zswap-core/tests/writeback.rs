@@ -19,10 +19,13 @@ use common::rig::{check, marked};
 use common::{at, page};
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
-use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
+use zswap_core::device::{
+    DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
+    ThrottledSwapDevice,
+};
 use zswap_core::{
-    DeviceError, LimitReason, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError,
-    Zswap, ZswapBuilder, builtin,
+    LimitReason, LoadError, PAGE_SIZE, Page, StoreError, WritebackError, Zswap, ZswapBuilder,
+    builtin,
 };
 
 /// Makes a builder for a store with compressor `null`, and the provider that counts its pool pages. `null`

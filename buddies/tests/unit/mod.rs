@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use buddies::{Layout, Pool, READER_LIMIT};
-use zpool_api::handle::MAX_GENERATION;
-use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_api::{PageProvider, SlotRef, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
 /// Makes a pool in which the first object of each slot has this generation.
@@ -19,7 +18,7 @@ pub(crate) fn starting_at<L: Layout<N>, const N: usize>(
 
 pub(crate) fn a_slot_is_retired_when_its_generations_are_used_up<L: Layout<N>, const N: usize>() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-    let pool = starting_at::<L, N>(pages.clone(), MAX_GENERATION - 3);
+    let pool = starting_at::<L, N>(pages.clone(), SlotRef::MAX_GENERATION - 3);
     let mut seen = HashSet::new();
     for round in 0..40u8 {
         let handle = pool.malloc_from(&[round; 10]).unwrap();

@@ -8,7 +8,7 @@ use crate::kernel;
 use crate::liblz4::LIBLZ4;
 use crate::map::{Jemalloc, Libc, Map, Mimalloc};
 use crate::source::LARGEST_UNIT;
-use crate::store::Store;
+use crate::store::store;
 
 const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
 const CODECS: &[&str] = &["linewords", "lz4", "lz4hc", "zstd", "deflate"];
@@ -117,7 +117,7 @@ impl Entry {
         let zpool = self.zpool.unwrap_or("zsmalloc");
         let built: Box<dyn Contestant<Error>> = match self.kind {
             Kind::Codec => return Err(Error::setup("a codec alone keeps no pages")),
-            Kind::Store => Box::new(Store::new(zpool, codec)?),
+            Kind::Store => Box::new(store(zpool, codec)?),
             Kind::Disk { .. } => Box::new(Disk::new(zpool, codec, pages)?),
             Kind::Map("system") => Box::new(Map::<Libc>::new(codec)?),
             Kind::Map("jemalloc") => Box::new(Map::<Jemalloc>::new(codec)?),

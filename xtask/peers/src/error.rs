@@ -22,6 +22,9 @@ pub(crate) enum Error {
     #[error("{pages} pages are too few; give files with at least {least} that are not same-filled")]
     FewPages { pages: usize, least: usize },
 
+    #[error("{}", measure::chain(.0))]
+    Store(measure::store::StoreFault),
+
     #[error("{what} failed at page {page}: {reason}")]
     Keeps { what: &'static str, page: usize, reason: String },
 
@@ -63,6 +66,12 @@ pub(crate) enum Error {
          between its two marker lines"
     )]
     Marker { page: String, marker: String, problem: &'static str },
+}
+
+impl From<measure::store::StoreFault> for Error {
+    fn from(fault: measure::store::StoreFault) -> Self {
+        Error::Store(fault)
+    }
 }
 
 impl From<measure::Error> for Error {

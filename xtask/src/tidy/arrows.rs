@@ -62,7 +62,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zpage" => Some(ZPAGE),
         "zswap-core" | "zram" => Some(CONSUMER),
         "zram-nbd" => Some(&["zswap-compressors", "zram"]),
-        "zswap-measure" => Some(&["zpool-api", "zswap-compressors"]),
+        "zswap-measure" => Some(&["zpool-api", "zswap-compressors", "zswap-core"]),
         "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
     }
@@ -160,6 +160,7 @@ mod tests {
             ("zswap-core", "zswap-compressors"),
             ("zram", "zpage"),
             ("zswap-cli", "zswap-core"),
+            ("zswap-measure", "zswap-core"),
         ] {
             assert_eq!(manifests(from, to, Value::Null), 0, "{from} -> {to}");
         }
@@ -173,6 +174,7 @@ mod tests {
             ("zram", "zswap-core"),
             ("zpage", "zswap-core"),
             ("zswap-core", "zbud"),
+            ("zswap-core", "zswap-measure"),
             ("zswap-cli", "xtask"),
         ] {
             assert_eq!(manifests(from, to, Value::Null), 1, "{from} -> {to}");

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Subject;
 use super::content::Mark;
-use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_api::{
-    Handle, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    Handle, MAX_RUN_PAGES, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError,
+    ZpoolStats,
 };
 use zpool_pages::FailingPages;
 

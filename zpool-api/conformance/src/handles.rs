@@ -6,9 +6,13 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig, assert_invalid};
 use super::model::{Model, fill};
 use super::pick;
-use zpool_api::handle::{BACKEND_BITS, SLOT_BITS};
 use zpool_api::{BackendBits, Handle};
 use zpool_base::sync::test_rng::Rng;
+
+/// The bits of a handle that belong to the backend.
+const BACKEND_BITS: usize = 52;
+/// The bits of a slot's number, the lowest of them.
+const SLOT_BITS: u32 = 32;
 
 pub(super) fn freed_handle_is_invalid(rig: &Rig<'_>) {
     let fixture = rig.fixture();
@@ -69,7 +73,7 @@ fn made_up(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Vec<Handle> {
         // Low slots and low generations, as live handles have them.
         words.push(with_tag(rng.next() & 0xFF));
         words.push(with_tag((rng.next() & 0xF) << SLOT_BITS | (rng.next() & 0xFF)));
-        words.push(with_tag(rng.next() >> rng.below(BACKEND_BITS as usize)));
+        words.push(with_tag(rng.next() >> rng.below(BACKEND_BITS)));
     }
     words.into_iter().filter_map(Handle::from_u64).collect()
 }

@@ -72,15 +72,14 @@ pub trait Subject {
     /// Returns the page providers over which each check runs, with their names for messages. Called once
     /// per check.
     ///
-    /// Default: [`default_providers`]. Override this, for instance, to test other page sizes.
+    /// Default: [`HeapPages`] with pages of 4096 bytes. On Linux, except under Miri, also `MmapPages` with the
+    /// system's page size. Override this, for instance, to test other page sizes.
     fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
         default_providers()
     }
 }
 
-/// Returns the providers over which checks run by default. This is [`HeapPages`] with pages of 4096 bytes.
-/// On Linux, except under Miri, it is also `MmapPages` with the system's page size.
-pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
+fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     let heap: Arc<dyn PageProvider> = Arc::new(HeapPages::new());
     let providers = vec![("HeapPages".to_owned(), heap)];
     // `MmapPages` needs a form of mmap that Miri does not support.

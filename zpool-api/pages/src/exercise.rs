@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
-use zpool_api::{PageError, PageProvider, PageRun};
+use zpool_api::{MAX_RUN_PAGES, PAGE_SIZE, PageError, PageProvider, PageRun};
 use zpool_base::sync::test_rng::Rng;
 
 /// Allocates and frees runs of every length. Checks that the bytes of a run do not change while it is in

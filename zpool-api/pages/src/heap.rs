@@ -10,9 +10,7 @@ use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use crate::length::check_run_length;
-use zpool_api::PageError;
-use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
-use zpool_api::{PageProvider, PageRun};
+use zpool_api::{MAX_RUN_PAGES, PAGE_SIZE, PageError, PageProvider, PageRun};
 use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 

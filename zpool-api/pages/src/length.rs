@@ -1,7 +1,6 @@
 //! Checks the length of a run.
 
-use zpool_api::PageError;
-use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::{MAX_RUN_PAGES, PageError};
 
 /// Checks that a run may have `pages` pages.
 ///

@@ -1,16 +1,5 @@
 //! Where pages come from: runs of 1 to 16 virtually contiguous pages.
 //!
-//! Address space is nearly free, and the system backs a page with memory only when the page is first
-//! touched. So a run costs memory only for the pages that were touched. For each of its pages, a
-//! [`PageRun`] records whether the page may be *resident*, that is, backed by memory. The backend marks a
-//! page before it first touches it. The provider clears the mark when it returns the page's memory to the
-//! system.
-//!
-//! The resident pages of runs in use count in the backend's `total_pages`. The resident pages of free runs
-//! that the provider keeps for later, the *warm* pages, count in the provider's `cached_pages`.
-//!
-//! Every byte of a run is initialised at all times. It is 0 or what it held last.
-//!
 //! The providers themselves are in the crate `zpool-pages`.
 
 mod budget;
@@ -109,6 +98,17 @@ impl fmt::Debug for PageRun {
 }
 
 /// A source of page runs.
+///
+/// Address space is nearly free, and the system backs a page with memory only when the page is first
+/// touched. So a run costs memory only for the pages that were touched. For each of its pages, a
+/// [`PageRun`] records whether the page may be *resident*, that is, backed by memory. The backend marks a
+/// page before it first touches it. The provider clears the mark when it returns the page's memory to the
+/// system.
+///
+/// The resident pages of runs in use count in the backend's `total_pages`. The resident pages of free runs
+/// that the provider keeps for later, the *warm* pages, count in [`PageProvider::cached_pages`].
+///
+/// Every byte of a run is initialised at all times. It is 0 or what it held last.
 ///
 /// Calls may block in the system. They must not be made under a list, class, zspage or entry lock. Debug
 /// builds check this (`lockdep::might_sleep`).

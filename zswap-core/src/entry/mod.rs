@@ -7,7 +7,7 @@ pub(crate) mod word;
 use core::fmt;
 
 /// The number of bits of a swap entry's offset.
-pub const OFFSET_BITS: u32 = 56;
+pub(crate) const OFFSET_BITS: u32 = 56;
 
 /// The name of a page: an area (`swap_type`, 0 to 255) and an offset in that area, counted in pages and below
 /// 2^56.

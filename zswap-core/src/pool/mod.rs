@@ -19,8 +19,7 @@ use zpool_api::{
 use crate::pool::spares::Spares;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
-use zpage::recipe::{BuiltCompressor, BuiltZpool};
-use zpage::{Codec, CodecFault};
+use zpage::{BuiltCompressor, BuiltZpool, Codec, CodecFault};
 use zpool_base::contained::{Contained, Panicked, contain};
 
 /// A backend with its compressor.

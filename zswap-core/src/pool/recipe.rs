@@ -20,15 +20,16 @@ impl PoolRecipe {
     /// Returns the canonical name of the compressor with spec `text`. Specs with and without defaults spelled
     /// out have the same canonical name.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
-        Ok(self.recipe.compressor(text)?.key)
+        Ok(self.recipe.compressor(text).map_err(BuildError::of_recipe)?.key)
     }
 
     /// Builds a pool from a backend's name and a compressor's spec.
     pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
         let asked = compressor.to_owned();
-        let compressor = self.recipe.compressor(compressor)?;
+        let compressor = self.recipe.compressor(compressor).map_err(BuildError::of_recipe)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
-        let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()))?;
+        let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()));
+        let zpool = zpool.map_err(BuildError::of_recipe)?;
         let zpool_name = zpool_name.to_owned();
         let made =
             contain(|| Pool::new(Ingredients { zpool_name, zpool, compressor, asked, charged }));
@@ -36,8 +37,8 @@ impl PoolRecipe {
     }
 }
 
-impl From<RecipeError> for BuildError {
-    fn from(error: RecipeError) -> Self {
+impl BuildError {
+    fn of_recipe(error: RecipeError) -> Self {
         match error {
             RecipeError::Zpool(error) => error.into(),
             RecipeError::Compressor(error) => error.into(),
@@ -48,11 +49,9 @@ impl From<RecipeError> for BuildError {
             RecipeError::Panicked { what } => BuildError::Panicked { what },
         }
     }
-}
 
-impl From<CodecFault> for BuildError {
     /// Converts the error of a context that could not be made.
-    fn from(fault: CodecFault) -> Self {
+    pub(crate) fn of_context(fault: CodecFault) -> Self {
         match fault {
             CodecFault::Reentrant => BuildError::Reentrant,
             CodecFault::Failed(error) => error.into(),

@@ -49,7 +49,7 @@ const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
 /// # Errors
 /// [`CompressorError::OutputTooLarge`] if the codec asks for more than 64 pages;
 /// [`CompressorError::Panicked`] if its `max_compressed_len` panics.
-pub fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
+pub(crate) fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
     let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
     let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
     if len > MOST_OUTPUT {

@@ -10,7 +10,7 @@ use zpool_base::contained::{Contained, Panicked, contain};
 use zpool_base::prefetch;
 
 use crate::Page;
-use crate::acomp_ctx::{AcompCtxs, CodecFault, HeldCtx};
+use crate::acomp_ctx::{AcompCtxs, CodecFault, HeldCtx, output_len};
 
 /// A compressor with a context for each CPU. `Send` and `Sync`.
 ///
@@ -107,7 +107,7 @@ impl Codec {
     pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
         let mut ctx = self.hold()?;
         let len = ctx.compress(page).map_err(CodecFault::Failed)?;
-        Ok(then(kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
+        Ok(then(Self::kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
     }
 
     /// Decompresses `bytes` and fills `page` with the result. After an error the content of `page` is
@@ -142,33 +142,55 @@ impl Codec {
         done.map_err(CodecFault::Failed)
     }
 
+    /// Returns the bytes of output buffer that the compressor needs for a page. A caller that compresses with a
+    /// context of its own makes its buffer that long.
+    ///
+    /// ```
+    /// use zpage::{Codec, PAGE_SIZE, Recipe};
+    ///
+    /// let codec = Codec::new(Recipe::builtin().compressor("null")?.compressor);
+    /// assert_eq!(codec.output_len(), Ok(PAGE_SIZE));
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CompressorError::OutputTooLarge`] if the compressor asks for more than 64 pages;
+    /// [`CompressorError::Panicked`] if its `max_compressed_len` panics.
+    pub fn output_len(&self) -> Result<usize, CompressorError> {
+        output_len(self.compressor())
+    }
+
+    /// Returns the bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`:
+    /// those bytes if they are fewer than the page's, else the page itself.
+    ///
+    /// ```
+    /// use zpage::Codec;
+    ///
+    /// assert_eq!(Codec::kept(b"a page", b"short...", 5), Ok(&b"short"[..]));
+    /// assert_eq!(Codec::kept(b"a page", b"longer..", 6), Ok(&b"a page"[..]));
+    /// ```
+    ///
+    /// # Errors
+    /// [`CompressorError::OutputTooSmall`] if `len` is less than the page's length but exceeds the buffer's: the
+    /// codec claims to have written more than it had room for.
+    #[inline]
+    pub fn kept<'a>(
+        page: &'a [u8],
+        buffer: &'a [u8],
+        len: usize,
+    ) -> Result<&'a [u8], CompressorError> {
+        if len >= page.len() {
+            return Ok(page);
+        }
+        let (src_len, capacity) = (page.len(), buffer.len());
+        let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len, capacity };
+        buffer.get(..len).ok_or(lied)
+    }
+
     /// Returns the heap bytes of the contexts made so far.
     pub fn memory_bytes(&self) -> usize {
         contain(|| self.ctxs.memory_bytes()).unwrap_or(0)
     }
-}
-
-/// Returns the bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`:
-/// those bytes if they are fewer than the page's, else the page itself.
-///
-/// ```
-/// use zpage::codec::kept;
-///
-/// assert_eq!(kept(b"a page", b"short...", 5), Ok(&b"short"[..]));
-/// assert_eq!(kept(b"a page", b"longer..", 6), Ok(&b"a page"[..]));
-/// ```
-///
-/// # Errors
-/// [`CompressorError::OutputTooSmall`] if `len` is less than the page's length but exceeds the buffer's: the
-/// codec claims to have written more than it had room for.
-#[inline]
-pub fn kept<'a>(page: &'a [u8], buffer: &'a [u8], len: usize) -> Result<&'a [u8], CompressorError> {
-    if len >= page.len() {
-        return Ok(page);
-    }
-    let (src_len, capacity) = (page.len(), buffer.len());
-    let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len, capacity };
-    buffer.get(..len).ok_or(lied)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -205,10 +227,10 @@ mod tests {
     #[test]
     fn what_does_not_get_smaller_is_the_page_and_more_than_the_buffer_has_is_an_error() {
         let (page, buffer) = ([7; 8], [1, 2, 3]);
-        assert_eq!(kept(&page, &buffer, 3), Ok(&[1, 2, 3][..]));
+        assert_eq!(Codec::kept(&page, &buffer, 3), Ok(&[1, 2, 3][..]));
         let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: 8, capacity: 3 };
-        assert_eq!(kept(&page, &buffer, 4), Err(lied));
-        assert_eq!(kept(&page, &buffer, 8), Ok(&page[..]));
-        assert_eq!(kept(&page, &buffer, usize::MAX), Ok(&page[..]));
+        assert_eq!(Codec::kept(&page, &buffer, 4), Err(lied));
+        assert_eq!(Codec::kept(&page, &buffer, 8), Ok(&page[..]));
+        assert_eq!(Codec::kept(&page, &buffer, usize::MAX), Ok(&page[..]));
     }
 }

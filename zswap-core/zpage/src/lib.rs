@@ -1,10 +1,10 @@
 //! Building blocks of compressed memory: the parts that a page store and a block device share.
 //!
-//! | module | idea |
+//! | item | idea |
 //! |---|---|
-//! | [`acomp_ctx`], [`cpu`] | per-CPU codec contexts, each with its mutex and output buffer |
-//! | [`codec`] | a compressor with its contexts: page to bytes and back |
-//! | [`recipe`] | builds backends and compressors from names and registries |
+//! | [`Codec`] | a compressor with its contexts: page to bytes and back |
+//! | [`HeldCtx`], [`cpu`] | per-CPU codec contexts, each with its mutex and output buffer |
+//! | [`Recipe`] | builds backends and compressors from names and registries |
 //! | [`same_filled`] | pages that repeat one word |
 //! | [`word_lock`] | a lock in one bit of the word that stands for a page |
 //! | [`device`] | swap devices, to which pages are written back |
@@ -38,26 +38,25 @@
     )
 )]
 
-pub mod acomp_ctx;
+mod acomp_ctx;
 pub mod builtin;
-pub mod codec;
+mod codec;
 pub mod cpu;
 pub mod device;
 pub mod device_slots;
-pub mod recipe;
+mod recipe;
 pub mod same_filled;
 mod sync;
 pub mod word_lock;
 
-pub use acomp_ctx::CodecFault;
+pub use acomp_ctx::{CodecFault, HeldCtx};
 pub use codec::Codec;
 pub use compressors::CompressorError;
-pub use device::{DeviceError, SwapDevice};
-pub use recipe::{Recipe, RecipeError};
+pub use recipe::{BuiltCompressor, BuiltZpool, Recipe, RecipeError};
 pub use zpool_api::{PageError, ZpoolError};
 
 /// The size of a page in bytes: 4096.
-pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
+pub const PAGE_SIZE: usize = zpool_api::PAGE_SIZE;
 
 /// A page.
 pub type Page = [u8; PAGE_SIZE];

@@ -14,6 +14,9 @@
 //! assert_eq!(word.load(Ordering::Relaxed), 6);
 //! ```
 //!
+//! The lock has two bits of the word, [`LOCKED`] and [`WAITERS`]. All others are the user's. Who reads the word
+//! without the lock masks these two.
+//!
 //! # Waiting
 //! A sleeper takes the mutex of the word's stripe, sets WAITERS in the word, and sleeps on the stripe's
 //! condition variable. The unlocking thread swaps the word. If the old value has WAITERS, the thread takes

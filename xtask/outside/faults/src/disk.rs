@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use zpage::{DeviceError, SwapDevice};
+use zpage::device::{DeviceError, SwapDevice};
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, Zram};
 
 use crate::Seen;

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use zpage::device::MemorySwapDevice;
-use zpage::{DeviceError, SwapDevice};
+use zpage::device::{DeviceError, MemorySwapDevice, SwapDevice};
 use zram::{PAGE_SIZE, Page, Writeback, Zram};
 use zswap_core::{SwapEntry, Zswap};
 

@@ -16,7 +16,7 @@ use std::collections::TryReserveError;
 use super::block::{BLOCK_BYTES, Block};
 use super::blockset::BlockSet;
 use super::region::{REGION_BLOCKS, Region};
-use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::MAX_RUN_PAGES;
 
 /// A region with its blocks. It is made before the lock is taken, since making it allocates memory.
 pub(super) struct Tract {

@@ -8,7 +8,7 @@
 //! Invariants: `taken` is the number of bits that are set in `bits`. The bits from `slots` on are clear.
 //! When the last taken slot of a block is put back, the block loses its run length.
 
-use zpool_api::provider::PAGE_SIZE;
+use zpool_api::PAGE_SIZE;
 
 /// The size and alignment of a block in bytes: those of a huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;

@@ -1,7 +1,6 @@
 //! The options of [`MmapPages`](super::MmapPages).
 
-use zpool_api::PageError;
-use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
+use zpool_api::{MAX_RUN_PAGES, PAGE_SIZE, PageError};
 use zpool_base::mapping::system_page_size;
 
 /// The largest page size of runs, in bytes. It is the largest that common Linux builds use.

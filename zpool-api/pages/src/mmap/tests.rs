@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Barrier};
 use std::thread;
-use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::MAX_RUN_PAGES;
 use zpool_base::sync::test_rng::Rng;
 
 const _: fn() = || {

@@ -12,8 +12,7 @@
 use core::ops::Range;
 use std::collections::VecDeque;
 
-use zpool_api::PageRun;
-use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::{MAX_RUN_PAGES, PageRun};
 use zpool_base::mapping;
 
 /// The greatest number of runs in a batch. About this number of pages leave at a time. It is large enough

@@ -22,7 +22,7 @@ use crate::Page;
 /// let mut page = [0; PAGE_SIZE];
 /// device.read_page(3, &mut page)?;
 /// assert_eq!((page, device.pages()), ([7; PAGE_SIZE], 1));
-/// # Ok::<(), zpage::DeviceError>(())
+/// # Ok::<(), zpage::device::DeviceError>(())
 /// ```
 #[derive(Debug)]
 pub struct MemorySwapDevice {

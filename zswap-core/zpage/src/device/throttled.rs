@@ -21,7 +21,7 @@ use crate::Page;
 /// let begin = Instant::now();
 /// device.write_page(0, &[7; PAGE_SIZE])?;
 /// assert!(begin.elapsed() >= delay);
-/// # Ok::<(), zpage::DeviceError>(())
+/// # Ok::<(), zpage::device::DeviceError>(())
 /// ```
 #[derive(Debug)]
 pub struct ThrottledSwapDevice {
