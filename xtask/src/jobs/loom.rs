@@ -62,6 +62,9 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
         .env("RUSTFLAGS", "--cfg loom")
         // Optimised, but with debug assertions, so that a model fails if one does not hold.
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
+        // Optimising across crates takes longer than it saves in the models.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
         .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
     // The models need no codec. Without codecs, no C library has to be built again.
