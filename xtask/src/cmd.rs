@@ -3,6 +3,7 @@
 //! Every command gets an empty standard input, so that none can wait for an answer.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
@@ -47,6 +48,15 @@ impl Cmd {
     pub(crate) fn run(&self) -> Result<()> {
         self.announce();
         let status = self.command().status().map_err(|source| self.spawn_error(source))?;
+        if status.success() { Ok(()) } else { Err(self.failed(status)) }
+    }
+
+    /// Runs the command with its standard output and standard error in `file`. Prints nothing.
+    pub(crate) fn run_into(&self, file: File) -> Result<()> {
+        let status = file
+            .try_clone()
+            .and_then(|copy| self.command().stdout(copy).stderr(file).status())
+            .map_err(|source| self.spawn_error(source))?;
         if status.success() { Ok(()) } else { Err(self.failed(status)) }
     }
 
@@ -219,6 +229,16 @@ mod tests {
         let (succeeded, said) =
             Cmd::new("sh").args(["-c", "echo no >&2; false"]).verdict().unwrap();
         assert_eq!((succeeded, said.as_str()), (false, "no\n"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn both_outputs_go_into_one_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cmd = Cmd::new("sh").args(["-c", "echo a; echo b >&2; echo c; exit 77"]);
+        let error = cmd.run_into(file.reopen().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Failed { status, .. } if status.code() == Some(77)));
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "a\nb\nc\n");
     }
 
     #[test]

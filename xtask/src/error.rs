@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The exit status of a job that could not run, as in automake's tests.
+pub(crate) const NOT_RUN: u8 = 77;
+
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]

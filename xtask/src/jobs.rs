@@ -9,6 +9,7 @@ pub(crate) mod ci;
 pub(crate) mod clippy;
 pub(crate) mod compare;
 pub(crate) mod cross;
+pub(crate) mod deny;
 pub(crate) mod docs;
 pub(crate) mod examples;
 pub(crate) mod features;

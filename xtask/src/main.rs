@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, NOT_RUN, Result};
 use crate::workspace::Workspace;
 
 /// Runs one of the project's checks.
@@ -42,7 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Runs the steps of CI in turn. Prints the time of each, and a summary line at the end.
+    /// Runs the steps of CI, some of them two at a time. Prints the time of each, and a summary line at the end.
     Ci(jobs::ci::Args),
     /// Checks the formatting without changing it.
     Fmt,
@@ -72,6 +72,9 @@ enum Job {
     Msrv(jobs::msrv::Args),
     /// Type-checks the crates that build no C code, for other systems.
     Cross,
+    /// Checks the licences, versions and sources of all dependencies, and looks for known
+    /// vulnerabilities.
+    Deny,
     /// Packs each package as for crates.io, and compiles it against the packages packed before it.
     Publish,
     /// Uses the published packages from a crate outside the workspace.
@@ -116,7 +119,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error}");
-            ExitCode::FAILURE
+            match error {
+                Error::NotRun { .. } => ExitCode::from(NOT_RUN),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -138,6 +144,7 @@ fn run(job: Job) -> Result<()> {
         Job::Nbd => jobs::nbd::run(),
         Job::Msrv(args) => jobs::msrv::run(&args),
         Job::Cross => jobs::cross::run(),
+        Job::Deny => jobs::deny::run(&ws),
         Job::Publish => jobs::publish::run(&ws),
         Job::Outside => jobs::outside::run(&ws),
         Job::Peers => jobs::peers::check(&ws),

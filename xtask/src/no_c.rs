@@ -1,12 +1,12 @@
-//! Lets cargo check crates without compiling the C code of the codecs. A check links nothing, so
+//! Lets cargo check crates without compiling the C code of the codecs and of the peers' allocators. A check links nothing, so
 //! cargo is made to believe that the C libraries are already there. It then skips their build
 //! scripts.
 
 use crate::cmd::Cmd;
 use crate::error::Result;
 
-/// The C libraries of the codecs, named as in the `links` field of the packages that bind them.
-const LIBRARIES: &[&str] = &["libdeflate", "lz4", "zstd"];
+/// The C libraries, named as in the `links` field of the packages that bind them.
+const LIBRARIES: &[&str] = &["jemalloc", "libdeflate", "lz4", "mimalloc", "zstd"];
 
 /// Returns the `--config` arguments for a cargo command. `toolchain` is `+nightly`, or empty for
 /// the default toolchain. The arguments also switch off the optimisation of dependencies: macros

@@ -9,7 +9,8 @@ pub(crate) fn ensure(name: &str) -> Result<()> {
     if Cmd::line(&format!("cargo {name} --version")).succeeds() {
         return Ok(());
     }
-    let fix = format!("cargo install cargo-{name} --locked");
+    // Without optimisation: a subcommand runs for a moment, and building it takes minutes.
+    let fix = format!("cargo install cargo-{name} --locked --debug");
     let install = Cmd::line(&fix).run();
     install.map_err(|_| Error::Missing { what: format!("cargo-{name}"), fix })
 }

@@ -5,8 +5,10 @@
 //! The feature `lzo` is left out. It needs cmake and has its own job.
 
 use crate::cmd::Cmd;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::no_c;
 use crate::subcommand;
+use crate::workspace::{Workspace, text};
 
 const CHECK: &str = "cargo hack check --workspace --rust-version --exclude-features lzo,default";
 
@@ -21,4 +23,43 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     subcommand::ensure("hack")?;
     let sets = if args.pairs { "--feature-powerset --depth 2" } else { "--each-feature" };
     Cmd::line(CHECK).args(sets.split(' ')).run()
+}
+
+/// Checks what CI checks: all crates together, with their default features and `metrics`. Needs no
+/// cargo-hack, which takes longer to build than this takes.
+pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
+    let oldest = oldest(ws);
+    let toolchain = format!("+{oldest}");
+    if !Cmd::line(&format!("rustc {toolchain} --version")).succeeds() {
+        let add = Cmd::line("rustup toolchain install --profile minimal").arg(oldest);
+        let missing = |_| Error::Missing { what: format!("Rust {oldest}"), fix: add.to_string() };
+        add.run().map_err(missing)?;
+    }
+    Cmd::line("cargo")
+        .arg(&toolchain)
+        .args(no_c::config(&toolchain)?)
+        .args(["check", "--workspace", "--features", "zswap-core/metrics"])
+        // Its lints differ from today's, which clippy checks.
+        .env("RUSTFLAGS", "--cap-lints=allow")
+        .env("CARGO_TARGET_DIR", ws.target_dir("msrv"))
+        .run()
+}
+
+/// Returns the oldest version that any of the workspace's crates promises. All promise the same.
+fn oldest(ws: &Workspace) -> &str {
+    ws.packages().map(|package| text(&package["rust_version"])).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_crates_promise_the_same_version() {
+        let ws = Workspace::open().unwrap();
+        assert!(oldest(&ws).starts_with("1."));
+        for package in ws.packages() {
+            assert_eq!(text(&package["rust_version"]), oldest(&ws), "{}", package["name"]);
+        }
+    }
 }

@@ -13,5 +13,6 @@ pub(crate) fn run() -> Result<()> {
         "mke2fs -V",
     ];
     apt::ensure("an NBD client", &probes, "qemu-utils libnbd-bin e2fsprogs")?;
-    Cmd::line("cargo test -p zswap-cli --test nbd").env("ZSWAP_NBD_CLIENTS", "all").run()
+    // The whole workspace is named, so that cargo reuses what `cargo test --workspace` has built.
+    Cmd::line("cargo test --workspace --test nbd").env("ZSWAP_NBD_CLIENTS", "all").run()
 }

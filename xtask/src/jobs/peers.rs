@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cmd::Cmd;
 use crate::error::Result;
+use crate::no_c;
 use crate::workspace::Workspace;
 
 const MANIFEST: &str = "xtask/peers/Cargo.toml";
@@ -76,7 +77,8 @@ pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result
 /// Checks what CI checks of the crate: format and lints. The sweep runs the whole of [`check`].
 pub(crate) fn lint(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
-    cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()
+    let clippy = cargo(ws, "clippy --all-targets").args(no_c::config("")?);
+    clippy.args(["--", "-D", "warnings"]).run()
 }
 
 /// Checks the crate: format, lints, tests, a small run of every contestant and of the codecs, and a

@@ -1,5 +1,5 @@
-//! Runs every search for unsoundness at full length. It takes hours, so it can be stopped and
-//! resumed.
+//! Runs every search for unsoundness at full length, and every check of which CI does only a part.
+//! It takes hours, so it can be stopped and resumed.
 //!
 //! A ledger records which steps have passed for the commit that is checked out, and the next sweep
 //! skips them. For another commit all steps run again. In a tree with uncommitted changes all steps
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::{asan, fuzz, loom, miri, msrv, peers, torture, tsan};
+use crate::jobs::{asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, torture, tsan};
 use crate::ledger::Ledger;
 use crate::sanitizer;
 use crate::workspace::Workspace;
@@ -44,6 +44,8 @@ enum Outcome {
     PassedBefore(u64),
     Passed(u64),
     Failed(u64, String),
+    /// It could not run here. It is neither passed nor failed.
+    NotRun(String),
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
@@ -61,7 +63,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Returns the steps. They are small, since stopping the sweep loses the current one. Only Miri is
+/// Returns the steps: the searches at full length, and the whole of each check of which CI does only
+/// a part. They are small, since stopping the sweep loses the current one. Only Miri is
 /// a single large step, because it runs several crates at the same time.
 fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     let loom = loom::crates(ws).map(move |krate| {
@@ -84,11 +87,18 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
         })
     });
     let pairs = || msrv::run(&msrv::Args { pairs: true });
-    let features = Step::new("pairs of features".to_owned(), pairs);
-    let peers = Step::new("peers".to_owned(), move || peers::check(ws));
+    let whole: [Step<'_>; 7] = [
+        Step::new("pairs of features".to_owned(), pairs),
+        Step::new("cross".to_owned(), cross::run),
+        Step::new("lzo".to_owned(), lzo::run),
+        Step::new("outside".to_owned(), move || outside::run(ws)),
+        Step::new("deny".to_owned(), move || deny::check(ws)),
+        Step::new("advisories".to_owned(), move || deny::advisories(ws)),
+        Step::new("peers".to_owned(), move || peers::check(ws)),
+    ];
     let torture =
         Step::new("torture, 900 s".to_owned(), || torture::run(&torture::Args::lasting(900)));
-    loom.chain([features, miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
+    loom.chain(whole).chain([miri, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
 /// Returns the commit that is checked out; `None` if there are uncommitted changes.
@@ -129,6 +139,10 @@ fn sweep(
                 Outcome::Passed(seconds)
             }
             (Ok(()), _) => Outcome::Passed(seconds),
+            (Err(error @ Error::NotRun { .. }), _) => {
+                println!("== {name}: {error}");
+                Outcome::NotRun(error.to_string())
+            }
             (Err(error), _) => {
                 ledger.forget(name)?;
                 println!("== {name}: FAILED: {error}");
@@ -146,6 +160,7 @@ fn table(outcomes: &[(String, Outcome)]) -> String {
         Outcome::PassedBefore(seconds) => format!("{name:width$} {seconds:5} s  passed before\n"),
         Outcome::Passed(seconds) => format!("{name:width$} {seconds:5} s  passed\n"),
         Outcome::Failed(seconds, why) => format!("{name:width$} {seconds:5} s  FAILED: {why}\n"),
+        Outcome::NotRun(why) => format!("{name:width$}     - s  {why}\n"),
     };
     outcomes.iter().map(line).collect()
 }
@@ -258,15 +273,28 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_cannot_run_is_not_remembered() {
+        let scene = Scene::new("not-run");
+        let mut ledger = Ledger::open(scene.folder.join("sweep.json"));
+        let why = || Err(Error::NotRun { why: "no network".to_owned() });
+        let steps = [Step::new("first".to_owned(), why)];
+        let outcomes = sweep(&mut ledger, &steps, false, || at("one")).unwrap();
+        assert_eq!(outcomes[0].1, Outcome::NotRun("not run: no network".to_owned()));
+        assert_eq!(ledger.seconds("first", "one"), None);
+    }
+
+    #[test]
     fn the_table_has_a_line_for_each_step() {
         let outcomes = [
             ("miri".to_owned(), Outcome::PassedBefore(300)),
             ("fuzz zram_ops, 900 s".to_owned(), Outcome::Failed(61, "why".to_owned())),
+            ("advisories".to_owned(), Outcome::NotRun("not run: no network".to_owned())),
         ];
         assert_eq!(
             table(&outcomes),
             "miri                   300 s  passed before\n\
-             fuzz zram_ops, 900 s    61 s  FAILED: why\n"
+             fuzz zram_ops, 900 s    61 s  FAILED: why\n\
+             advisories               - s  not run: no network\n"
         );
     }
 
@@ -276,7 +304,9 @@ mod tests {
         let steps = steps(&ws, 900);
         let names: std::collections::BTreeSet<_> = steps.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names.len(), steps.len());
-        for part in ["loom zsmalloc", "miri", "tsan zswap-cli", "asan zswap-compressors"] {
+        for part in
+            ["loom zsmalloc", "miri", "tsan zswap-cli", "asan zswap-compressors", "lzo", "deny"]
+        {
             assert!(names.contains(part), "{part} of {names:?}");
         }
         for target in fuzz::TARGETS {
