@@ -145,7 +145,8 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
     let unit = Unit::of(src.len())?;
     // SAFETY: invariant 1.
     unsafe { prefetch(src) };
-    if plan::is_text(src) {
+    if let Some(form) = plan::instead_of_all(src) {
+        *instead = form;
         return None;
     }
     let lines = src.len() / LINE;

@@ -16,9 +16,14 @@ const TRIED: [usize; 6] = [1, 2, 3, 4, 8, 16];
 const SAMPLE: usize = 4;
 /// Deltas are tried if they are likely to make the unit shorter than this many of 4096 bytes. Above that, LZ4 is often
 /// better.
-const LIMIT: usize = 3000;
+const LIMIT: usize = 3200;
+/// Deltas are tried if they are likely to take less than this many sixteenths of what the bytes themselves would take in
+/// the same form. Above that, the unit is not smooth but has a small range of values, and LZ4 often finds more in it.
+/// Printable bytes have a small range, but so do the bytes of a dark image.
+const SMOOTH: usize = 14;
+const SMOOTH_TEXT: usize = 11;
 /// Deltas that turn out longer than this many of 4096 bytes are given up.
-const MOST: usize = 3400;
+const MOST: usize = 3600;
 
 /// Returns the bytes that the widths of a unit take: four bits for each group.
 #[inline(always)]
@@ -60,10 +65,10 @@ fn line_widths(line: &[u8; LINE], before: &[u8; LINE]) -> usize {
     groups.map(|group| bits(u128::from_le_bytes(group.try_into().unwrap_or([0; 16])))).sum()
 }
 
-/// Returns the distance at which deltas make the unit shorter than `limit` bytes and are likely to pay; `None` if there
-/// is none. Examines every eighth line.
+/// Returns the distance at which deltas are likely to pay and to make the unit shorter than `limit` bytes; `None` if
+/// there is none. Examines every eighth line.
 #[inline(always)]
-pub(crate) fn choose(unit: &[u8], limit: usize) -> Option<u8> {
+pub(crate) fn choose(unit: &[u8], is_text: bool, limit: usize) -> Option<u8> {
     let mut plain = 0;
     let mut sums = [0; TRIED.len()];
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
@@ -85,9 +90,8 @@ pub(crate) fn choose(unit: &[u8], limit: usize) -> Option<u8> {
     // A group takes two bytes for each bit of its width. One of eight groups was examined.
     let len = |sum: usize| 8 * 2 * sum + widths_len(unit.len()) + HEAD;
     let limit = limit.min(unit.len() * LIMIT / 4096);
-    // Deltas must be an eighth shorter than the bytes themselves would be. Otherwise the unit is not smooth but has a
-    // small range of values, and LZ4 often finds more in it.
-    (len(least) < limit && 8 * len(least) < 7 * len(plain)).then_some(best as u8)
+    let share = if is_text { SMOOTH_TEXT } else { SMOOTH };
+    (len(least) < limit && 16 * len(least) < share * len(plain)).then_some(best as u8)
 }
 
 /// Exchanges bits: bit `j` of byte `i` becomes bit `i` of byte `j`.
@@ -241,14 +245,14 @@ mod tests {
     #[test]
     fn deltas_are_chosen_for_smooth_bytes_only() {
         let smooth: [u8; 4096] = core::array::from_fn(|i| (i / 3 + i % 5) as u8);
-        assert_eq!(choose(&smooth, 4096), Some(1));
+        assert_eq!(choose(&smooth, false, 4096), Some(1));
         let mut x = 1u32;
         let noise: [u8; 4096] = core::array::from_fn(|_| {
             x = x.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
             (x >> 24) as u8
         });
-        assert_eq!(choose(&noise, 4096), None);
-        assert_eq!(choose(&[7; 4096].map(|x: u8| x), 4096), Some(1));
-        assert_eq!(choose(&smooth, 100), None);
+        assert_eq!(choose(&noise, false, 4096), None);
+        assert_eq!(choose(&[7; 4096].map(|x: u8| x), false, 4096), Some(1));
+        assert_eq!(choose(&smooth, false, 100), None);
     }
 }

@@ -26,9 +26,9 @@ const DEAREST_LINE: usize = 44;
 const LOOK: usize = 4;
 /// Before this line, deltas are tried if the payload so far has more than this average, in bytes for each line.
 const PROBE: usize = 8;
-const PROBED_LINE: usize = 24;
+const PROBED_LINE: usize = 16;
 
-/// A unit is text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
+/// A unit may be text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
 /// Every eighth line is examined for printable bytes.
 const SAMPLE: usize = 8;
@@ -49,6 +49,13 @@ pub(crate) fn clear<W: Width>(table: &mut [u32]) {
     }
 }
 
+/// Decides whether a unit should not become lines of words, and what instead. Examines every eighth line.
+#[inline(always)]
+pub(crate) fn instead_of_all(unit: &[u8]) -> Option<Instead> {
+    is_text(unit)
+        .then(|| deltas::choose(unit, true, usize::MAX).map_or(Instead::Lz4, Instead::Deltas))
+}
+
 /// Decides before line `l` whether to give lines of words up, and for what. The lines before it have `payload` bytes of
 /// payload.
 #[inline(always)]
@@ -57,12 +64,12 @@ pub(crate) fn instead(unit: &[u8], l: usize, payload: usize) -> Option<Instead> 
         return None;
     }
     if payload > DEAREST_LINE * l + LINE {
-        return Some(deltas::choose(unit, usize::MAX).map_or(Instead::Lz4, Instead::Deltas));
+        return Some(deltas::choose(unit, false, usize::MAX).map_or(Instead::Lz4, Instead::Deltas));
     }
     if l == PROBE && payload > PROBED_LINE * l + LINE {
         // The lines so far cost this much, and so may the others.
         let whole = unit.len() / LINE / PROBE * payload;
-        return deltas::choose(unit, whole).map(Instead::Deltas);
+        return deltas::choose(unit, false, whole).map(Instead::Deltas);
     }
     None
 }
@@ -84,9 +91,9 @@ pub(crate) fn distance(d: usize) -> usize {
     if d < MIN_DISTANCE { UP[d & (MIN_DISTANCE - 1)] as usize } else { d }
 }
 
-/// Returns whether the unit is text: more than `TEXT` of 1024 examined bytes are printable.
+/// Returns whether the unit may be text: more than `TEXT` of 1024 examined bytes are printable.
 #[inline(always)]
-pub(crate) fn is_text(unit: &[u8]) -> bool {
+fn is_text(unit: &[u8]) -> bool {
     let mut printable = 0;
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
         // Counts the printable bytes at each place in a line. Four lines are examined, so a count is at most 4.

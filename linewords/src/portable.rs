@@ -48,7 +48,8 @@ pub(crate) fn compress<W: Width>(
     instead: &mut Instead,
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
-    if plan::is_text(src) {
+    if let Some(form) = plan::instead_of_all(src) {
+        *instead = form;
         return None;
     }
     let table = table.get_mut(..=W::SLOTS)?;
