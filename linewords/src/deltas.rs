@@ -17,9 +17,9 @@ const SAMPLE: usize = 4;
 /// Deltas are tried if they are likely to make the unit shorter than this many of 4096 bytes. Above that, LZ4 is often
 /// better.
 const LIMIT: usize = 3200;
-/// Deltas are tried if they are likely to take less than this many sixteenths of what the bytes themselves would take in
-/// the same form. Above that, the unit is not smooth but has a small range of values, and LZ4 often finds more in it.
-/// Printable bytes have a small range, but so do the bytes of a dark image.
+/// Deltas are not tried if their widths are likely to be more than this many sixteenths of those that the bytes themselves
+/// would have. Then the unit is not smooth but has a small range of values, and LZ4 often finds more in it. Printable
+/// bytes have a small range, but so do the bytes of a dark image.
 const SMOOTH: usize = 14;
 const SMOOTH_TEXT: usize = 11;
 /// Deltas that turn out longer than this many of 4096 bytes are given up.
@@ -54,44 +54,79 @@ fn bits(all: u128) -> usize {
     8 - (all as u8).leading_zeros() as usize
 }
 
-/// Returns the widths, summed over four groups, of the deltas between a line and the 64 bytes `before`.
+/// Returns, for each of the four groups of a line, the bits that any of its deltas has. The deltas are those from the 64
+/// bytes `before`.
 #[inline(always)]
-fn line_widths(line: &[u8; LINE], before: &[u8; LINE]) -> usize {
+fn line_bits(line: &[u8; LINE], before: &[u8; LINE]) -> [u64; 4] {
     let mut deltas = [0; LINE];
     for i in 0..LINE {
         deltas[i] = fold(line[i].wrapping_sub(before[i]));
     }
-    let groups = deltas.chunks_exact(GROUP);
-    groups.map(|group| bits(u128::from_le_bytes(group.try_into().unwrap_or([0; 16])))).sum()
+    let mut all = [0; 4];
+    for (g, all) in all.iter_mut().enumerate() {
+        let half = |at: usize| {
+            let bytes = deltas.get(at..).and_then(<[u8]>::first_chunk);
+            u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]))
+        };
+        *all = half(GROUP * g) | half(GROUP * g + 8);
+    }
+    for all in &mut all {
+        *all |= *all >> 32;
+        *all |= *all >> 16;
+        *all = (*all | *all >> 8) & 0xFF;
+    }
+    all
+}
+
+/// Returns how many bits each of the eight bytes needs, summed.
+#[inline(always)]
+fn sum_of_widths(x: u64) -> usize {
+    // In each byte, set all bits below the greatest that is set.
+    let x = x | x >> 1 & 0x7F7F_7F7F_7F7F_7F7F;
+    let x = x | x >> 2 & 0x3F3F_3F3F_3F3F_3F3F;
+    let x = x | x >> 4 & 0x0F0F_0F0F_0F0F_0F0F;
+    x.count_ones() as usize
 }
 
 /// Returns the distance at which deltas are likely to pay and to make the unit shorter than `limit` bytes; `None` if
-/// there is none. Examines every eighth line.
+/// there is none. Examines every eighth line, and stops after a block in which deltas do not pay.
 #[inline(always)]
 pub(crate) fn choose(unit: &[u8], is_text: bool, limit: usize) -> Option<u8> {
+    let share = if is_text { SMOOTH_TEXT } else { SMOOTH };
     let mut plain = 0;
     let mut sums = [0; TRIED.len()];
+    let (mut least, mut best) = (0, 0);
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
-        for l in (SAMPLE..BLOCK_LINES).step_by(8) {
-            let line_before = |distance: usize| block.get(l * LINE - distance..)?.first_chunk();
-            let line = line_before(0)?;
-            plain += line_widths(line, &[0; LINE]);
-            for (sum, &distance) in sums.iter_mut().zip(&TRIED) {
-                *sum += line_widths(line, line_before(distance)?);
+        // For each of four groups, a byte for each examined line.
+        let widths = |distance: usize, from_zero: bool| {
+            let mut all = [0; 4];
+            for (n, l) in (SAMPLE..BLOCK_LINES).step_by(8).enumerate() {
+                let at = |byte: usize| block.get(byte..).and_then(<[u8]>::first_chunk);
+                let line = at(l * LINE).unwrap_or(&[0; LINE]);
+                let before = if from_zero { None } else { at(l * LINE - distance) };
+                let bits = line_bits(line, before.unwrap_or(&[0; LINE]));
+                for g in 0..4 {
+                    all[g] |= bits[g] << (8 * n);
+                }
+            }
+            all.into_iter().map(sum_of_widths).sum::<usize>()
+        };
+        plain += widths(0, true);
+        least = usize::MAX;
+        for (sum, &distance) in sums.iter_mut().zip(&TRIED) {
+            *sum += widths(distance, false);
+            if *sum < least {
+                (least, best) = (*sum, distance);
             }
         }
-    }
-    let (mut least, mut best) = (usize::MAX, 0);
-    for (&sum, &distance) in sums.iter().zip(&TRIED) {
-        if sum < least {
-            (least, best) = (sum, distance);
+        if 16 * least > share * plain {
+            return None;
         }
     }
     // A group takes two bytes for each bit of its width. One of eight groups was examined.
-    let len = |sum: usize| 8 * 2 * sum + widths_len(unit.len()) + HEAD;
+    let len = 8 * 2 * least + widths_len(unit.len()) + HEAD;
     let limit = limit.min(unit.len() * LIMIT / 4096);
-    let share = if is_text { SMOOTH_TEXT } else { SMOOTH };
-    (len(least) < limit && 16 * len(least) < share * len(plain)).then_some(best as u8)
+    (len < limit).then_some(best as u8)
 }
 
 /// Exchanges bits: bit `j` of byte `i` becomes bit `i` of byte `j`.

@@ -26,7 +26,7 @@ const DEAREST_LINE: usize = 44;
 const LOOK: usize = 4;
 /// Before this line, deltas are tried if the payload so far has more than this average, in bytes for each line.
 const PROBE: usize = 8;
-const PROBED_LINE: usize = 16;
+const PROBED_LINE: usize = 20;
 
 /// A unit may be text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
