@@ -3,9 +3,10 @@
 //!
 //! Under the pool lock, an allocation takes the page with the tightest room off its lists, and takes over
 //! the lists' reference to the page. Under the page's lock, it moves the middle object if necessary, and
-//! gives the new object its room and a reference. Then the page goes back on a list. The allocation claims
-//! the object's word: FREE → OWNED. The owner writes the bytes without a lock. `publish` makes the word
-//! LIVE, and from then on the object has a handle.
+//! gives the new object its room and a reference. Then the page goes back on a list. With a single lock,
+//! the page stays on its list until it moves to another one. Afterwards the allocation claims the object's
+//! word: FREE → OWNED. The owner writes the bytes without a lock. `publish` makes the word LIVE, and from
+//! then on the object has a handle.
 
 use zpool_api::{Handle, ObjCommit, ZpoolError};
 use zpool_base::stable::TableError;
@@ -126,8 +127,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     }
 
     /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if the object is being
-    /// written, read or freed. The caller holds the page's lock, which a thread that frees the object
-    /// takes, too.
+    /// written, read or freed. The caller holds the page's lock. A thread that frees the object takes this
+    /// lock, too.
     fn move_middle(&self, middle: Buddy<'_, L, N>, page: &mut Page<L, N>, to: u8) -> bool {
         if !middle.word().try_move() {
             return false;

@@ -57,8 +57,9 @@ impl<L: Layout<N>, const N: usize> PageDesc<L, N> {
     /// Takes the memory out and returns it, or `None` if none was attached. Called by the thread that put
     /// the page's last reference, or by the drop of the pool.
     pub(crate) fn detach(&self) -> Option<NonNull<u8>> {
-        // Relaxed: all words are FREE and nobody holds the page. So nobody else reads `base` until the page
-        // number is used again, and the pool lock orders that after this.
+        // Relaxed: either the pool is being dropped, or all words are FREE and nobody holds the page. In
+        // the second case nobody else reads `base` until the page number is used again, and the pool lock
+        // orders that after this.
         NonNull::new(self.base.swap(null_mut(), Ordering::Relaxed))
     }
 }
@@ -90,7 +91,7 @@ impl<'a, L: Layout<N>, const N: usize> Buddy<'a, L, N> {
     ///
     /// # Safety
     /// The word must be OWNED, LIVE or PARKED, and its object must have `len` bytes. The caller must keep
-    /// it in this state: as the owner, by a pin, or as the mover.
+    /// the word in such a state: as the owner, through a pin, or as the mover.
     #[expect(clippy::expect_used, reason = "a page with objects has memory (invariant 1)")]
     #[inline]
     pub(crate) unsafe fn bytes(self, len: usize, size: ChunkSize) -> NonNull<[u8]> {

@@ -63,7 +63,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     }
 
     /// Releases the room and the reference of an object that the caller owns: OWNED → FREE. `published`
-    /// means the same as in `ObjWord::release`. Returns the page if this put its last reference. The caller
+    /// means the same as in `ObjWord::release`. Returns the page if its last reference was put. The caller
     /// holds the page's lock.
     #[inline]
     fn give_up(
@@ -100,8 +100,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
 
     /// Puts a page on the list that fits its state `to`. If the page is leaving, takes it off the lists and
     /// gives up its holder's reference. Returns the page if that was the last reference. Does nothing if
-    /// `who` is the freer and the page has a holder: then the holder does this later. The caller holds the
-    /// page's lock.
+    /// `who` is the freer and an allocation or reclaim holds the page: then that holder does this later.
+    /// The caller holds the page's lock.
     #[inline(always)]
     pub(crate) fn settle(
         &self,

@@ -89,7 +89,7 @@ pub(crate) struct Slot<const N: usize> {
 impl<const N: usize> Slot<N> {
     const NTH_BITS: u32 = N.next_power_of_two().trailing_zeros();
 
-    /// The number of page numbers that slot numbers have room for.
+    /// The greatest number of pages in a pool: slot numbers have room for no more page numbers.
     pub(crate) const MAX_PAGES: usize = 1 << (32 - Self::NTH_BITS);
 
     /// Returns the slot of the `nth` buddy of a page.

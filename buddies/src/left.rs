@@ -2,19 +2,20 @@
 //! it.
 //!
 //! A read guard may be dropped anywhere, even under another component's lock. So its drop may neither wait
-//! nor call the page provider. The last reader of a freed object owns the object (`word.rs`). Instead of
-//! freeing the object, it pushes it on this stack. The next call of the pool that may block takes all
-//! objects off the stack and frees them ([`Left::finish`]).
+//! nor call the page provider. The last reader of a freed object owns the object (`word.rs`). This reader
+//! does not free the object, but pushes it on this stack. The next call of the pool that may block takes
+//! all objects off the stack and frees them ([`Left::finish`]).
 //!
 //! The link to the next object is in the first bytes of the object itself. A buddy has at least one chunk
 //! of 64 bytes, and only its owner uses these bytes. So the stack costs one word per pool, and a push needs
 //! no memory.
 //!
-//! # Why ABA is harmless Only `push` compares the head. Between its load and its CAS, the same object may
-//! have been taken and pushed again. Then the head has the same value, although another object is below it.
-//! This does no harm: the link of the pushed object only has to name the object that is at the head when
-//! the CAS succeeds, and it does. Which object is below that one does not matter. A taker does not compare
-//! the head, but swaps it.
+//! # Why ABA is harmless
+//! Only `push` compares the head. After `push` has read the head, and before its CAS, the object at the
+//! head may have been taken and pushed again. Then the head has the same value, although another object is
+//! below it. This does no harm: the link of the pushed object only has to name the object that is at the
+//! head when the CAS succeeds, and it does. Which object is below that one does not matter. A taker does
+//! not compare the head, but swaps it.
 
 use core::ptr::NonNull;
 
@@ -28,8 +29,8 @@ const NONE: u64 = 0;
 /// Gives access to the objects on the stack, by slot number.
 ///
 /// # Safety
-/// `link` must return the object's own memory. This must be at least 8 writable bytes that nobody else uses
-/// while the object is on the stack.
+/// `link` must return the object's own memory: at least 8 writable bytes that nobody else uses while the
+/// object is on the stack.
 pub(crate) unsafe trait Leaves {
     /// Returns the first bytes of an object that is on the stack or is about to be pushed.
     fn link(&self, slot: u32) -> NonNull<[u8; 8]>;

@@ -1,4 +1,5 @@
-//! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
+//! Doubly linked lists of pages, by page number: the LRU, the unbuddied lists, and the list of vacant
+//! numbers.
 //!
 //! The links are in the pages' records. A list itself holds only its two ends. A page is on a list at most
 //! once. The caller knows from the page's shelf whether the page is on the list (`shelves.rs`).
@@ -36,17 +37,17 @@ pub(crate) struct List<K> {
 impl<K> List<K> {
     pub(crate) const EMPTY: Self = List { head: NIL, tail: NIL, kind: core::marker::PhantomData };
 
-    /// Returns the page that was added last, which is in front. Returns `None` if the list is empty.
+    /// Returns the page at the front, which was added last. Returns `None` if the list is empty.
     pub(crate) fn first(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
-    /// Returns the page that was added first, which is at the end. Returns `None` if the list is empty.
+    /// Returns the page at the end, which was added first. Returns `None` if the list is empty.
     pub(crate) fn last(&self) -> Option<u32> {
         (self.tail != NIL).then_some(self.tail)
     }
 
-    /// Puts a page in front. The page must not be on a list of this kind.
+    /// Puts a page at the front. The page must not be on a list of this kind.
     pub(crate) fn push_front<R>(&mut self, records: &mut R, page: u32)
     where
         R: IndexMut<u32, Output: Linked<K>>,

@@ -194,7 +194,7 @@ unsafe impl Leaves for Leaving {
 }
 
 /// Each object that readers left is freed once. The model fails if `push` is not Release, or if `finish`
-/// does not take the stack by an Acquire swap.
+/// does not take the stack with an Acquire swap.
 #[test]
 fn loom_left_objects_are_given_up_once() {
     loom::model(|| {

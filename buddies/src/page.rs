@@ -1,10 +1,11 @@
 //! The objects of a page and its reference count. The page's lock guards both.
 //!
-//! # What keeps a page The reference count `kref` keeps a page. Each object in the page has one reference:
-//! while it is written, while it is live, and while it is still read after it was freed. Readers have no
-//! reference of their own. The *holder* of the page has one more reference. The holder is the lists, a
-//! running allocation, or reclaim. `get` takes a reference, and `put` gives it up. The put that brings the
-//! count to 0 frees the page. Only this count keeps a page. A place on a list does not.
+//! # What keeps a page
+//! The reference count `kref` keeps a page. Each object in the page has one reference: while it is written,
+//! while it is live, and while it is still read after it was freed. Readers have no reference of their own.
+//! The *holder* of the page has one more reference. The holder is the lists, a running allocation, or
+//! reclaim. `get` takes a reference, and `put` gives it up. The put that brings the count to 0 frees the
+//! page. Only this count keeps a page. A place on a list does not.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};

@@ -23,8 +23,8 @@ const FIRST_GENERATION: u32 = 1;
 /// A pool with up to `N` objects per page. The crate's front page has an example.
 ///
 /// `Send` and `Sync`. Dropping it returns all pages to the provider. After `fork`, in a child of the
-/// process that made the pool, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would. If
-/// the child drops the pool or a guard, its memory leaks.
+/// process that made the pool, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would. In
+/// the child, dropping the pool or a guard frees nothing.
 pub struct Pool<L: Layout<N>, const N: usize> {
     core: Leaked<Core<L, N>>,
 }
@@ -34,8 +34,8 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
     /// `budget`, if there is one. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
-    /// KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages are smaller than 4 KiB, larger than 64
+    /// KiB, or not a power of two.
     pub fn new(
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
@@ -46,7 +46,7 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
     /// Makes an empty pool like [`Pool::new`], but the first object of each slot gets this generation.
     ///
     /// # Errors
-    /// Those of [`Pool::new`].
+    /// The same as [`Pool::new`].
     #[doc(hidden)]
     pub fn starting_at_for_test(
         provider: Arc<dyn PageProvider>,
@@ -62,7 +62,7 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
     pub const PAGE_BYTES: (usize, usize) =
         (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
 
-    /// Returns how many page numbers have ever been used.
+    /// Returns the number of page numbers that have ever been used.
     #[doc(hidden)]
     pub fn page_numbers_for_test(&self) -> usize {
         self.core.table.len()
@@ -136,8 +136,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.source.here()?;
-        // First frees the object, and then those that readers left. So the object is freed even if the
-        // provider panics while those are freed.
+        // First frees this object, and then the objects that readers left. So this object is freed even if
+        // the provider panics while the others are freed.
         let freed = self.core.free(handle);
         self.core.finish_left();
         freed

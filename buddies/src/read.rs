@@ -2,7 +2,7 @@
 //!
 //! There is one exception: if a reader finds its object being moved, it waits for the end of the move. If
 //! that takes long, it waits for the page's lock. The last reader of a freed object leaves the object on
-//! the pool's stack, because a reader must neither block nor call the provider.
+//! the pool's stack, because ending a read must neither block nor call the provider.
 
 use zpool_api::{Handle, ObjPin, ObjRead, SlotRef, ZpoolError};
 
@@ -58,7 +58,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     }
 
     /// Pins the `nth` object of a page, whatever its generation, and returns its handle and the guard.
-    /// Returns `None` if this object is not live. Used by reclaim.
+    /// Returns `None` if this object is not live or has too many readers. Used by reclaim.
     pub(crate) fn read_current(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
         let buddy = Buddy { slot: Slot::new(page, nth), desc: self.desc(page) };
         let word = buddy.word().peek();

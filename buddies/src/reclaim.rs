@@ -3,7 +3,7 @@
 //!
 //! While reclaim visits a page, the page is off all lists, and reclaim has a reference to it. So nobody
 //! else allocates in the page, reclaims it or frees it. No lock is held while the callback runs. At the end
-//! of the visit, reclaim always gives its reference up, even if the callback panics.
+//! of the visit, reclaim gives its reference up, or hands it to the lists, even if the callback panics.
 //!
 //! A call visits only pages that were put on the LRU before the call began. If it puts a page back, the
 //! page counts as new. If the callback stores objects in other pages, these count as new, too. So a call
@@ -30,7 +30,7 @@ pub(crate) trait Reclaim {
     fn begin(&self, before: u64) -> Option<u32>;
 
     /// Pins the `nth` object of a page and returns its handle and the guard. Returns `None` if this object
-    /// is not live.
+    /// is not live or has too many readers.
     fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)>;
 
     /// Frees an object, if it still exists.

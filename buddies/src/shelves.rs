@@ -29,7 +29,7 @@ enum UnbuddiedList {}
 struct Shelved<T> {
     lru: Link,
     unbuddied: Link,
-    /// The time on the clock when the page was last put in front of the LRU.
+    /// The time on the clock when the page was last put at the front of the LRU.
     stamp: u64,
     shelf: Shelf,
     record: T,
@@ -59,7 +59,7 @@ pub(crate) struct Shelves<T> {
     unbuddied: [List<UnbuddiedList>; CHUNKS],
     /// Bit `n` is set if `unbuddied[n]` is not empty.
     occupied: u64,
-    /// The number of times that a page was put in front of the LRU. It serves as a clock.
+    /// The number of times that a page was put at the front of the LRU. This count serves as a clock.
     clock: u64,
 }
 
@@ -79,8 +79,8 @@ impl<T> Shelves<T> {
     /// The bytes of one page's record.
     pub(crate) const RECORD_BYTES: usize = size_of::<Shelved<T>>();
 
-    /// Makes room for one more page number. If there is no memory, the error is the number of bytes that
-    /// were refused.
+    /// Makes room for one more page number. If there is no memory, the error is the number of bytes
+    /// refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         self.pages.reserve()
     }
@@ -150,13 +150,13 @@ impl<T> Shelves<T> {
         self.unbuddied[fitting.trailing_zeros() as usize].first()
     }
 
-    /// Returns the time on the LRU's clock. Every page that is put in front from now on gets this time or a
-    /// later one.
+    /// Returns the time on the LRU's clock. Every page that is put at the front from now on gets this time
+    /// or a later one.
     pub(crate) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// Returns the oldest page of the LRU. Returns `None` if it was put there at or after the time
+    /// Returns the oldest page of the LRU. Returns `None` if this page was put there at or after the time
     /// `before`, or if the LRU is empty.
     pub(crate) fn oldest(&self, before: u64) -> Option<u32> {
         self.lru.last().filter(|&page| self.pages[page].stamp < before)

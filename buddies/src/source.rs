@@ -3,8 +3,8 @@
 //!
 //! A page is charged before it is requested. It counts from [`FreshPage::attach`] until it is given back,
 //! and is uncharged after that. So the charge is never less than `total_pages * page_size`. The two are
-//! equal while no page is being requested or given back. The charge stays right even if the provider
-//! panics. Then the page may be lost, but it neither counts nor is charged.
+//! equal while no page is being requested or given back and no [`FreshPage`] exists. The charge stays right
+//! even if the provider panics. Then the page may be lost, but it neither counts nor is charged.
 //!
 //! Locks: none. [`PageSource::alloc`], [`PageSource::give_back`] and the drop of a [`FreshPage`] call the
 //! provider, so the caller must hold no lock.
@@ -33,7 +33,7 @@ impl PageSource {
     /// Makes a source of pages from `provider`. The pages are charged to `budget`, if there is one.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] if the size is not a power of two from 4096 to 65536.
+    /// [`ZpoolError::UnsupportedPageSize`] if the page size is not a power of two from 4096 to 65536.
     pub(crate) fn new(
         backend: &'static str,
         provider: Arc<dyn PageProvider>,

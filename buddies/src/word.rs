@@ -41,9 +41,9 @@
 //! moved.
 //!
 //! # Why no reader sees another object's bytes
-//! The bytes of a buddy are written only in state OWNED or while M is set. A word that is LIVE or PARKED
-//! gets there only by a CAS on a value with 0 readers. This CAS ends a chain of RMWs on the word, so its
-//! Acquire synchronizes with the Release of every earlier `unpin`.
+//! The bytes of a buddy are written only in state OWNED or while M is set. A LIVE or PARKED word becomes
+//! OWNED, and M is set, only by a CAS on a value with 0 readers. This CAS ends a chain of RMWs on the word,
+//! so its Acquire synchronizes with the Release of every earlier `unpin`.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use zpool_api::SlotRef;
@@ -84,8 +84,8 @@ pub(crate) enum State {
 pub(crate) struct Word(u64);
 
 impl Word {
-    /// Makes a word without readers. `len` must be 1 to 65536 bytes. It has no meaning if the buddy is
-    /// free.
+    /// Makes a word without readers. `len` must be 1 to 65536 bytes. If the buddy is free, `len` has no
+    /// meaning.
     pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= SlotRef::MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
@@ -249,9 +249,9 @@ impl ObjWord {
         }
     }
 
-    /// Sets M on a live object without readers. From now on, new readers wait while the object's bytes are
-    /// moved. Returns false if the object is not live or has readers. The caller must hold the page's lock,
-    /// which a thread that frees the object takes, too.
+    /// Sets M on a live object without readers. From now on, new readers wait until the move of the
+    /// object's bytes ends. Returns false if the object is not live or has readers. The caller must hold
+    /// the page's lock. A thread that frees the object takes this lock, too.
     pub(crate) fn try_move(&self) -> bool {
         let seen = self.peek();
         if seen.state() != State::Live || seen.readers() != 0 {

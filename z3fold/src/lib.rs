@@ -26,8 +26,8 @@
 //! ```
 //!
 //! # How it works
-//! `page.rs` places the three buddies in a page. The pool itself is in the crate `buddies`, and zbud uses
-//! it, too. It has the object word, the lists, the LRU and the reclaim loop.
+//! `page.rs` places the three buddies in a page. The pool itself is in the crate `buddies`, which zbud
+//! uses, too: the object word, the lists, the LRU and the reclaim loop.
 //!
 //! # Locks
 //! Each page has a *page lock*, which guards everything in the page: its objects, their moves and its
@@ -64,15 +64,15 @@ use crate::page::Trio;
 /// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
 /// After `fork`, in a child of the process that made the pool, calls fail with [`ZpoolError::Forked`] or
-/// answer as an empty pool would. If the child drops the pool or a guard, its memory leaks.
+/// answer as an empty pool would. In the child, dropping the pool or a guard frees nothing.
 pub struct Z3fold(Pool<Trio, 3>);
 
 impl Z3fold {
     /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
-    /// KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages are smaller than 4 KiB, larger than 64
+    /// KiB, or not a power of two.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Z3fold {
     /// beside others charges nothing.
     ///
     /// # Errors
-    /// Those of [`Z3fold::new`].
+    /// The same as [`Z3fold::new`].
     ///
     /// ```
     /// use std::sync::Arc;

@@ -48,8 +48,8 @@ fn loom_pool_read_against_in_page_compaction() {
     });
 }
 
-/// The free of the middle object races an allocation that must move it. The model fails if the free does
-/// not take the page lock.
+/// The free of the middle object races an allocation that must move this object. The model fails if the
+/// free does not take the page lock.
 #[test]
 fn loom_pool_free_against_in_page_compaction() {
     model(|| {

@@ -44,9 +44,9 @@ impl Trio {
     }
 }
 
-// SAFETY: `room` returns only free chunks. Debug builds check this with `is_sound` whenever an object is
-// placed or moved. The first buddy begins at chunk 0, and the last ends at chunk 63. The middle one is
-// where it was last put or moved.
+// SAFETY: `room` returns only chunks that are free once the middle object has moved. Debug builds check
+// this with `is_sound` whenever an object is placed or moved. The first buddy begins at chunk 0, and the
+// last ends at chunk 63. The middle one is where it was last put or moved.
 unsafe impl Layout<3> for Trio {
     const NAME: &'static str = "z3fold";
     const EMPTY: Self = Trio { chunks: [0; 3], middle_at: 0 };
@@ -97,8 +97,8 @@ unsafe impl Layout<3> for Trio {
             (true, true) if after < before => room(LAST, at_end),
             (true, _) => room(FIRST, 0),
             (false, true) => room(LAST, at_end),
-            // Moves the middle object as far to the other side as possible, so that all free chunks are in
-            // one gap.
+            // The middle object must move as far to the other side as possible, so that all free chunks are
+            // in one gap.
             (false, false) if last == 0 => {
                 Some(Room { nth: LAST, at: at_end, move_middle_to: Some(first) })
             }

@@ -1,6 +1,6 @@
-//! Compares the number of pages that the pool uses with that of an oracle. The oracle stores the same
-//! objects in the same order. It puts each object in the page with the tightest fit, and at most three
-//! objects in a page. It only counts chunks: it treats the free chunks of a page as one piece.
+//! Compares the number of pages that the pool uses with the number that an oracle needs. The oracle stores
+//! the same objects in the same order. It puts each object in the page with the tightest fit, and at most
+//! three objects in a page. It only counts chunks: it treats the free chunks of a page as one piece.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 #![allow(clippy::print_stdout, reason = "the test prints its figures")]

@@ -117,8 +117,8 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
 }
 
 /// A free must decide by what it finds under the page lock, not by what it saw before. If reclaim holds the
-/// page, the free leaves the page to reclaim. If the object is being read, the free leaves it to its
-/// reader.
+/// page, the free leaves the page to reclaim. If the object is being read, the free leaves the object to
+/// its reader.
 #[test]
 fn a_free_under_reclaim_is_finished_by_reclaim_once() {
     let pool = pool();
@@ -134,11 +134,11 @@ fn a_free_under_reclaim_is_finished_by_reclaim_once() {
         }
         Evicted::Evicted
     });
-    // The object that is still being read has the last reference.
+    // The object that is still being read keeps the page.
     assert_eq!((freed, pool.total_pages(), pool.stats().parked_objects), (Ok(0), 1, 1));
     let read = owned.take().unwrap();
     assert!(read.iter().all(|byte| *byte == 3));
-    // While it is being read, an allocation finds the page again.
+    // While this object is being read, an allocation finds the page again.
     let other = store(&pool, 4, 24);
     assert_eq!(pool.total_pages(), 1);
     drop(read);

@@ -25,15 +25,15 @@
 //! ```
 //!
 //! # How it works
-//! `layout.rs` places the two buddies in a page. The pool itself is in the crate `buddies`, and z3fold uses
-//! it, too. It has the object word, the lists, the LRU and the reclaim loop.
+//! `layout.rs` places the two buddies in a page. The pool itself is in the crate `buddies`, which z3fold
+//! uses, too: the object word, the lists, the LRU and the reclaim loop.
 //!
 //! # Locks
 //! The *pool lock* guards pages and lists. It is held for a few dozen instructions at a time
 //! ([`OneLock`](buddies::OneLock)). No page provider call, no system call and no user code runs under it.
-//! Reads take no lock: a reader pins the object's word. If an object is freed while it is being read, its
-//! word marks it as parked. Its last reader leaves it to the pool, and the pool's next call that may block
-//! frees its room.
+//! Reads take no lock: a reader pins the object's word. If an object is freed while it is being read, the
+//! word marks the object as parked. The last reader leaves the object to the pool, and the pool's next call
+//! that may block frees the object's room.
 
 #![cfg_attr(
     test,
@@ -63,15 +63,15 @@ use crate::layout::Pair;
 /// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
 /// After `fork`, in a child of the process that made the pool, calls fail with [`ZpoolError::Forked`] or
-/// answer as an empty pool would. If the child drops the pool or a guard, its memory leaks.
+/// answer as an empty pool would. In the child, dropping the pool or a guard frees nothing.
 pub struct Zbud(Pool<Pair, 2>);
 
 impl Zbud {
     /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
-    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages have less than 4 KiB or more than 64
-    /// KiB.
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages are smaller than 4 KiB, larger than 64
+    /// KiB, or not a power of two.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Zbud {
     /// beside another one charges nothing.
     ///
     /// # Errors
-    /// Those of [`Zbud::new`].
+    /// The same as [`Zbud::new`].
     ///
     /// ```
     /// use std::sync::Arc;

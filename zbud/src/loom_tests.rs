@@ -1,4 +1,4 @@
-//! Loom models of small whole pools of zbud. zbud shares them with z3fold. Here they run with zbud's single
+//! Loom models of small whole pools of zbud. z3fold shares the models. Here they run with zbud's single
 //! lock.
 
 #[macro_use]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use zpool_api::{PageBudget, PageError};
 use zpool_base::counter::Counter;
 
-/// A free returns pages without an object to the system if the pool has more than this number of
-/// them, and if they are more than a 64th of its resident pages.
+/// Freeing an object returns holes (pages without an object) to the system if the pool has more
+/// than this number of holes and they are more than a 64th of its resident pages.
 const HOLES: usize = 16;
 
 #[derive(Debug)]

@@ -4,15 +4,16 @@
 //! The search for a place tries the cheapest kind first:
 //! 1. a place in touched pages;
 //! 2. a place in touched pages of a slightly larger class that has much free room there;
-//! 3. the place that touches the fewest new pages;
+//! 3. in the fullest zspage that has room, the place that touches the fewest new pages;
 //! 4. a fresh run.
 //!
-//! The class lock is held, except while a run is requested. Attaching the run and taking its first
-//! place is one step under the lock, so no zspage without an object is ever on a list.
+//! Each attempt holds the class lock. No class lock is held while a run, or a slot of the pool's
+//! table, is requested. Attaching the run and taking its first place is one step under the lock, so
+//! no zspage without an object is ever on a list.
 //!
-//! Pages are charged to the pool's budget before they are touched. If the budget refuses them, the
-//! object goes to any place that needs no new page, in this class or a larger one. If the search finds
-//! no such place, the allocation fails.
+//! Pages are charged to the pool's budget before they are touched. If the budget refuses them, a
+//! bounded search looks for any place that needs no new page, in this class or a larger one. If it
+//! finds none, the allocation fails.
 
 use core::ptr::NonNull;
 
@@ -204,8 +205,8 @@ impl Core {
         Ok((self.lock(class), slot))
     }
 
-    /// Takes any place that needs no new page, in this class or a larger one. If it finds no such
-    /// place, returns the budget's refusal.
+    /// Takes any place that needs no new page, in this class or a larger one. If the search finds
+    /// no such place, returns the budget's refusal.
     #[cold]
     fn squeeze_in(
         &self,
@@ -265,8 +266,8 @@ impl Core {
     /// Returns an active class that is slightly larger than `class` and has much free room in touched
     /// pages. Returns None if there is no such class.
     ///
-    /// Smaller sizes may go to a class until they get their own classes. After that, the class has room
-    /// that its own sizes might never fill.
+    /// Objects of smaller sizes go to a class until classes of their own become active. After that,
+    /// the class has room that its own sizes might never fill.
     fn surplus(&self, class: u16) -> Option<u16> {
         let size = self.class(class).size;
         let more = 32 * (self.page_size() / 4096);

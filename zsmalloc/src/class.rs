@@ -96,8 +96,8 @@ impl Class {
         (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
-    /// Returns the bytes of touched pages that are not in taken places, and the bytes of all touched pages.
-    /// Takes no lock, so both are guesses.
+    /// Returns two guesses, since it takes no lock: how many bytes of touched pages lie outside of
+    /// taken places, and the bytes of all touched pages.
     pub(crate) fn free_bytes(&self, page_size: usize) -> (usize, usize) {
         // Relaxed, both: only the choice of a class depends on them.
         let resident = self.resident.load(Ordering::Relaxed) as usize * page_size;
@@ -143,13 +143,13 @@ impl Detached {
     }
 }
 
-/// The outcome of putting a zspage back.
+/// The outcome of putting an isolated zspage back.
 #[derive(Debug)]
 #[must_use = "the run of an emptied one must go back to the provider"]
 pub(crate) enum Putback {
-    /// It has objects, and is on a list again.
+    /// The zspage has objects, and is on a list again.
     Listed,
-    /// Its last object was freed while it was isolated. Its run must be returned.
+    /// The zspage's last object was freed while it was isolated. Its run must be returned.
     Emptied(Detached),
 }
 
@@ -157,7 +157,7 @@ pub(crate) enum Putback {
 pub(crate) struct Walk<'a> {
     zspages: &'a Zspages,
     at: u32,
-    /// The head of the second list; NIL once that list has begun.
+    /// The head of the second list; NIL once the walk has reached that list.
     then: u32,
 }
 
@@ -284,10 +284,11 @@ impl<'a> ClassGuard<'a> {
         })
     }
 
-    /// Takes the free place `index` for an object of `bytes`, header included, which the caller will
-    /// write. The caller has charged the pages that the object touches. The lane becomes USED and
-    /// counts the caller. `from` says where to begin the search for the zspage's next free place in
-    /// touched pages: the caller knows that there is none before it.
+    /// Takes the free place `index` for an object of `bytes`, header included, which the caller
+    /// will write. The caller has charged the pages that the object touches. The lane becomes USED
+    /// and counts the caller as its writer. The search for the zspage's next free place in touched
+    /// pages begins at the place `from`: the caller knows that no earlier place is free in touched
+    /// pages.
     pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
@@ -314,8 +315,8 @@ impl<'a> ClassGuard<'a> {
         Place { zspage, index }
     }
 
-    /// Takes an object off the counts of its zspage. If it was the last object, detaches the zspage and
-    /// returns it, unless the zspage is isolated. Otherwise returns None.
+    /// Takes an object off the counts of its zspage. If the zspage then has no object and is not
+    /// isolated, detaches and returns it. Otherwise returns None.
     ///
     /// # Safety
     /// The zspage is of this class, and the caller has cleared USED in the place's lane while
@@ -406,7 +407,7 @@ impl<'a> ClassGuard<'a> {
         // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held, and the descriptor was
         // vacant. No lane is USED, and the caller promises that the run has the class's length.
         unsafe { z.set_class(Some(self.number)) };
-        // The zspage is isolated until it has an object, so that nobody finds it on a list.
+        // Isolated, because the zspage is on no list yet: `obj_malloc` must not unlink it.
         z.set_isolated(true);
         let place = self.obj_malloc(zspage, z, index, bytes, 0);
         z.set_isolated(false);
@@ -791,7 +792,8 @@ mod tests {
             let resident = core.accounts.resident();
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
             assert_eq!(core.accounts.resident(), resident);
-            // Pages of the place that the object never touched do not become holes when it is freed.
+            // When the object is freed, pages of its place that it never touched do not become
+            // holes.
             let lane = core.lane(z, over);
             assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
             // SAFETY: the lane was cleared just now, under the class lock.
@@ -814,7 +816,7 @@ mod tests {
         churn(&Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap(), steps, 7);
     }
 
-    /// Does what the test above does, with pages that become resident one by one.
+    /// The same test with pages that become resident one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {

@@ -18,8 +18,8 @@ pub struct ClassStats {
     pub zspages: [usize; 11],
     /// All places in the class's zspages, taken or free.
     pub obj_allocated: usize,
-    /// Places taken: by live objects, by objects that are being written, and by objects that were
-    /// freed while a reader held them.
+    /// Places taken: by live objects, by objects that are being written, and by freed objects that
+    /// a reader still holds.
     pub obj_used: usize,
     /// Resident pages of the class's zspages.
     pub pages_used: usize,
@@ -33,7 +33,7 @@ impl Zsmalloc {
     /// Returns the figures of every class that has a zspage. In a forked child, returns no figures.
     ///
     /// # Blocking
-    /// Locks each class while it counts that class's zspages. Holds one of these locks at a time.
+    /// Locks one class at a time, while counting the class's zspages.
     pub fn class_stats(&self) -> Vec<ClassStats> {
         if !self.core.maker.is_here() {
             return Vec::new();

@@ -1,11 +1,12 @@
 //! The size classes: which sizes exist, and how many objects fit in how many pages. The table
 //! depends only on page size, longest chain and step.
 //!
-//! The sizes are one step apart, from 32 bytes up to a page. For each size the table picks a *chain*:
-//! the number of pages, up to the longest chain, that wastes the fewest bytes. Of several such
-//! numbers it picks the smallest. Neighbouring sizes with the same numbers of pages and objects
-//! become one class, which has the larger size. The class in which one object fills one page is
-//! *huge*: it is the last class, its size is a page, and its objects have no header.
+//! The sizes are one step apart, from 32 bytes up to a page. For each size the table picks a
+//! *chain*: of all lengths up to the longest chain, the number of pages in which objects of this
+//! size waste the fewest bytes. If several lengths waste equally little, it picks the shortest.
+//! Neighbouring sizes with the same numbers of pages and objects become one class, which has the
+//! larger size. The class in which one object fills one page is *huge*: it is the last class, its
+//! size is a page, and its objects have no header.
 //!
 //! A zspage is a series of such chains, as many as fit in the longest chain. If it has more than one
 //! chain, it has at most 64 objects. Pages cost memory only once they are touched, so a long zspage
@@ -63,8 +64,9 @@ impl SizeClass {
 
 /// Returns the classes in ascending order of size; the last one is huge.
 ///
-/// `chain` is 1 to 16 pages, and is reduced so that a zspage is at most 64 KiB. `step` is 8 or 16
-/// bytes for pages of 4096 bytes, and grows with the page.
+/// `chain` is the longest chain, 1 to 16 pages. The function lowers it so that a zspage has at most
+/// 64 KiB. `step` is the distance between sizes for pages of 4096 bytes: 8 or 16 bytes. For larger
+/// pages the function multiplies it by `page_size / 4096`.
 pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<SizeClass> {
     let chain = chain.clamp(1, 16).min(MOST_BYTES / page_size).max(1);
     let step = step.max(1) * (page_size / 4096).max(1);
@@ -89,10 +91,10 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     classes
 }
 
-/// Returns the number of pages that wastes the fewest bytes, and how many objects fit in them.
+/// Returns the length of the chain that wastes the fewest bytes, and how many objects fit in it.
 fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
     let waste = |pages: usize| pages * page_size % size;
-    // Of numbers that waste equally few bytes, the smallest is kept.
+    // Of lengths that waste equally few bytes, the shortest is kept.
     let pages =
         (2..=chain).fold(1, |best, pages| if waste(pages) < waste(best) { pages } else { best });
     (pages, pages * page_size / size)

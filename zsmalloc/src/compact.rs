@@ -13,9 +13,10 @@
 //! a visit examines no more places than the class has at its start, whatever guards are open and
 //! whatever others do meanwhile.
 //!
-//! After the moves, a visit returns holes. It stops at the first call that frees no page. But the
-//! provider, or other threads, may make new holes as fast as they are returned. So compaction as a
-//! whole is bounded, too: it does no more work than there was at its start (`Core::work`).
+//! After the moves, a visit returns holes, a few zspages at a time. It stops when one of these
+//! steps frees no page. But the provider, or other threads, may make new holes as fast as the visit
+//! returns them. So compaction as a whole is bounded, too: it does no more work than there was at
+//! its start (`Core::work`).
 //!
 //! Compaction in parts can end a visit early. It visits the classes in turn (`progress.rs`).
 
@@ -38,14 +39,15 @@ const STEP: usize = 16;
 const GROUPS: usize = 10;
 /// The most objects that a call of `compact_some` moves.
 const SOME_MOVES: usize = 256;
-/// The most visits that a call of `compact_some` makes. Places and zspages with holes both count.
+/// About the most visits that a call of `compact_some` makes. A visit of a taken place counts as 1,
+/// a search for holes as `holes::AT_ONCE`.
 const SOME_VISITS: usize = 4096;
 
 /// What compaction may still do before it must stop.
 struct Bounds {
     pages: usize,
     moves: usize,
-    /// Places to visit, and zspages to search for holes.
+    /// Taken places to visit, plus `holes::AT_ONCE` for each search for holes.
     visits: usize,
 }
 
@@ -440,8 +442,8 @@ mod tests {
     use zpool_api::Zpool;
     use zpool_pages::HeapPages;
 
-    /// An object that is being read cannot be moved. Nothing changes, whether or not there is a
-    /// place for it, and whether or not a passing reader is counted in that place.
+    /// An object that is being read is not moved, although another place is free. After the read it
+    /// is moved there, even though a passing reader is counted in the lane of that place.
     #[test]
     fn an_object_that_is_read_is_not_moved() {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
@@ -463,7 +465,8 @@ mod tests {
         assert_eq!((relocate(), z.used.get()), (Moved::Busy, 1));
         assert_eq!(*read, [1; 1000]);
         drop(read);
-        // Now it can be moved, and the passing reader stays counted in the new place's lane.
+        // Now the object can be moved, and the passing reader stays counted in the new place's
+        // lane.
         assert_eq!((relocate(), z.used.get()), (Moved::Yes, 1));
         assert_eq!(pool.obj_read_begin(stays).unwrap()[..], [1; 1000]);
         assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock_for_test());

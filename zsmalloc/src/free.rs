@@ -4,10 +4,11 @@
 //! reader. If the zspage has no object left, it is detached, and its run is returned once the lock is dropped.
 //!
 //! # What is compared, and why ABA cannot happen
-//! `free` compares the zspage's class and the slot's word under the class lock. Both change only
-//! under that lock, so both are exact. It does not matter if the zspage was in another class before
-//! the lock was taken, because the slot is compared afterwards. `commit` and `abort` compare
-//! nothing: their caller reserved the slot and is counted in the lane, so the zspage stays in its class.
+//! `free` compares the zspage's class and the slot's word under the class lock. The class, and the
+//! word of a published object, change only under that lock, so both are exact. It does not matter
+//! if the zspage was in another class before the lock was taken, because the slot is compared
+//! afterwards. `commit` and `abort` compare nothing: their caller reserved the slot and is counted
+//! in the lane, so the zspage stays in its class.
 
 use zpool_api::{Handle, SlotRef, ZpoolError};
 
@@ -59,7 +60,7 @@ impl Core {
         }
     }
 
-    /// Frees the place that a slot led to until it was invalidated. If the object is being read,
+    /// Frees the place of an object whose slot was just invalidated. If the object is being read,
     /// parks the place for its last reader.
     fn free_object(&self, mut locked: ClassGuard<'_>, location: Location, z: &Zspage) {
         let (index, len) = object_at(locked.size, location);

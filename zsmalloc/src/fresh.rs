@@ -2,9 +2,10 @@
 //! charged to the budget.
 //!
 //! The least that any run costs is charged before a run is requested. So no run is requested if the
-//! budget is at its limit. The provider may hand out resident pages that the object does not need. If
-//! the budget has no room for them, they are returned to the system. Dropping a `Bare` or a `Fresh`
-//! returns everything that it holds, even if the provider panics.
+//! budget is at its limit. The provider may hand out resident pages that the object does not need.
+//! If the budget has no room for them, they are returned to the system. Dropping a `Bare` or a
+//! `Fresh` gives up everything that it holds. If the drop is part of a panic, a later call returns
+//! the run.
 
 use zpool_api::{PageError, ZpoolError};
 use zpool_base::lockdep::might_sleep;
@@ -19,7 +20,7 @@ pub(crate) struct Fresh<'a> {
     core: &'a Core,
     /// The vacant descriptor and its run; None once they are attached.
     detached: Option<Detached>,
-    /// Pages charged: those that were resident from the start, and those that the first object touches.
+    /// Pages charged: the run's resident pages, and those that the first object touches.
     charged: usize,
     /// The place of the first object.
     index: usize,

@@ -1,9 +1,9 @@
 //! Holes: touched pages of a zspage that hold no object, returned to the system without moving anything.
 //!
-//! Holes are kept for a while, since the next objects may fill them. When the pool has too many, a
-//! free returns the holes of its class. It isolates a few zspages under the class lock, drops the
-//! lock for the system calls, and puts the zspages back. No allocation finds an isolated zspage;
-//! frees in it continue.
+//! Holes are kept for a while, since the next objects may fill them. When the pool has too many,
+//! freeing an object returns some holes of the object's class. To return holes, a thread isolates a
+//! few zspages under the class lock, drops the lock for the system calls, and puts the zspages
+//! back. No allocation finds an isolated zspage; frees in it continue.
 
 use zpool_api::PageRun;
 use zpool_base::lockdep::might_sleep;
@@ -82,15 +82,16 @@ impl Core {
         given
     }
 
-    /// Gives the pages `holes` of an isolated zspage back to the system. Returns the pages that it took.
+    /// Gives the pages `holes` of an isolated zspage back to the system. Returns the pages that the
+    /// system took.
     ///
     /// # Safety
     /// The caller has isolated the zspage, and has read `holes` from it under the same lock. Its run
     /// has `pages` pages.
     unsafe fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
         might_sleep("zsmalloc: giving pages back");
-        // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). This value
-        // duplicates the run, but only its holes are touched, and it is never freed.
+        // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). The value is a
+        // duplicate: it is used only to discard the run's holes, and is never freed.
         let mut run = unsafe { PageRun::new(z.base(), pages, holes) };
         let mut left = holes;
         while left != 0 {
@@ -160,7 +161,8 @@ mod tests {
     fn a_few_zspages_are_isolated_at_a_time() {
         let (pool, class, all) = full(20);
         for (n, objects) in all.iter().enumerate() {
-            // The first page becomes a hole. The first ten zspages are in an emptier group.
+            // At least the first page of each zspage becomes a hole. The first ten zspages are in
+            // an emptier group.
             let gone = if n < 10 { objects.len() / 2 } else { 8 };
             objects[..gone].iter().for_each(|handle| pool.free(*handle).unwrap());
         }

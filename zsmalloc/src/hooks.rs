@@ -8,11 +8,12 @@ pub(crate) enum Point {
     SlotLoaded,
     /// The reader has also loaded the class of the zspage that the word names.
     ClassLoaded,
-    /// The reader is counted in the lane that it found by slot and class.
+    /// The reader is counted in the lane that it derived from slot and class.
     LaneLocked,
     /// The reader has compared the class, but not the slot yet.
     ClassCompared,
-    /// A reader was the last to leave a parked object. Its thread must reclaim or queue the place.
+    /// A reader was the last to leave a parked object. The reader's thread must reclaim or queue
+    /// the place.
     LeftParked,
     /// A thread knows the class in which to reclaim a parked place, but has not locked it yet.
     ReclaimClass,

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! A zspage is locked object by object, so that a guard that is never dropped blocks its own object
-//! and nothing else. The rules are those of the kernel's zspage lock:
+//! and nothing else. The kernel's rules for its zspage lock hold here, too:
 //! * readers wait only for a writer, never for other readers;
-//! * a reader may sleep while it holds the lock, and waits only for a writer, which never sleeps;
+//! * a reader may sleep while it holds the lock; a writer never sleeps;
 //! * a writer never waits: it only tries to take the lock. Its caller handles failure, and announces
 //!   nothing before it holds the lock. The lock is taken, held and released under the class lock.
 //!   While it is held, no call that can block is made, no page is faulted in, and a bounded number
@@ -23,8 +23,9 @@
 //! * QUEUED: the place is parked and its last reader has left. It is on the pool's queue of places
 //!   to reclaim (`left.rs`).
 //!
-//! A *passing* reader is a reader whose object turns out to be gone. It may be counted in any lane
-//! at any time, so every change is a read-modify-write that preserves the count.
+//! A *passing* reader is a reader that finds its object freed or moved, and leaves the lane again.
+//! Such a reader may be counted in any lane at any time, so every change is a read-modify-write
+//! (RMW) that preserves the count.
 //!
 //! # What a counted reader guarantees
 //! A place that is USED, not write-locked, and has a reader stays USED until that reader leaves: a
@@ -34,13 +35,14 @@
 //! writer, can rely on class and base until it leaves, whatever they were when it chose the lane.
 //!
 //! # Why no parked object is lost
-//! The thread that changes a word from {USED, PARKED, 0 readers} to 0, under the class lock, gets the
-//! place. `free` leaves the place parked only if the word that its RMW replaced had readers. Each of
-//! these takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
-//! the word, or it sets QUEUED. If it sets QUEUED, the thread that takes the place off the queue
-//! tries to clear the word. If an attempt fails, another thread has cleared or queued the place, or
-//! another reader has come and will try when it leaves. Readers of neighbouring objects are counted
-//! in other lanes, so they cannot delay this.
+//! The thread that changes the word of a parked place without readers to 0, under the class lock,
+//! gets the place. `free` sets PARKED by an RMW. If the replaced word had no readers, `free` tries
+//! to clear the word itself. If it had readers, each of them takes itself off by an RMW on the same
+//! word and then sees PARKED. The last one tries to clear the word, or it sets QUEUED. If it sets
+//! QUEUED, the thread that takes the place off the queue tries to clear the word. If an attempt
+//! fails, another thread has cleared or queued the place, or another reader has come and will try
+//! when it leaves. Readers of neighbouring objects are counted in other lanes, so they cannot delay
+//! this.
 //!
 //! # What a caller promises
 //! Taking a lane is safe, since the word decides who gets it: `read_lock`, `claim`,
@@ -105,8 +107,8 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Adds a reader and returns the word that it was added to. Fails if the count is at its limit. A
-    /// reader that waits for a writer stays counted, so that no other writer can overtake it.
+    /// Adds a reader and returns the previous word. Fails if the count is at its limit. A reader
+    /// that waits for a writer stays counted, so that no other writer can overtake it.
     #[inline]
     pub(crate) fn read_lock(&self) -> Result<Found, TooManyReaders> {
         // Relaxed: a first guess for the CAS.
@@ -152,7 +154,7 @@ impl Lane {
     pub(crate) fn claim(&self) {
         // The class lock orders this after the last use of the place. Release pairs with the
         // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
-        // that the object that it looks for has left the zspage.
+        // sees that its own object has left the zspage.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
         assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
@@ -190,8 +192,9 @@ impl Lane {
         self.word.compare_exchange(USED | PARKED, 0, both, look).is_ok()
     }
 
-    /// Marks a parked place without readers as queued. Returns false if another thread has cleared or
-    /// queued it, or if another reader has come. On success the caller may use its bytes for the link.
+    /// Marks a parked place without readers as queued. Returns false if another thread has cleared
+    /// or queued it, or if another reader has come. On success the caller may use the place's bytes
+    /// for the link.
     pub(crate) fn enqueue(&self) -> bool {
         // Acquire pairs with the Release of `read_unlock`: the readers' last accesses to the bytes
         // come before the link is written there. On failure nothing is accessed.
@@ -200,8 +203,9 @@ impl Lane {
         self.word.compare_exchange(USED | PARKED, queued, acquire, look).is_ok()
     }
 
-    /// Clears a queued place and returns true. If passing readers are counted in it, only clears
-    /// QUEUED, leaves the place to them, and returns false. The caller holds the class lock.
+    /// If no reader is counted in a queued place, clears the place and returns true. Otherwise
+    /// clears only QUEUED, leaves the place to the passing readers, and returns false. The caller
+    /// holds the class lock.
     pub(crate) fn dequeue(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
@@ -229,7 +233,8 @@ impl Lane {
     /// Releases the write lock and lets readers in again: the object keeps its place.
     ///
     /// # Safety
-    /// The caller holds the lock by `write_trylock`, and the object's bytes are where its readers expect them.
+    /// The caller took the lock with `write_trylock`, and the object's bytes are where its readers
+    /// expect them.
     pub(crate) unsafe fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with the Acquire of
         // `read_lock` and `look`.
@@ -237,11 +242,11 @@ impl Lane {
         assert!(before & WRITER != 0, "write_unlock without a writer: {before:#06x}");
     }
 
-    /// Frees the place of an object that was moved elsewhere, and with that releases the write lock.
+    /// Frees the place of an object that was moved elsewhere, and so releases the write lock.
     ///
     /// # Safety
-    /// The class lock is held. The caller holds the lock by `write_trylock`, and the object's slot
-    /// already leads to its new place.
+    /// The class lock is held. The caller took the write lock with `write_trylock`, and the
+    /// object's slot already leads to the new place.
     pub(crate) unsafe fn release_moved(&self) {
         // Release as in `write_unlock`: waiting readers see that the slot leads elsewhere.
         let before = self.word.fetch_and(!(WRITER | USED), Ordering::Release);
@@ -365,8 +370,8 @@ mod tests {
             assert!(!lane.enqueue(), "read");
             assert!(lane.read_unlock_for_test());
             assert!(lane.enqueue() && !lane.enqueue() && !lane.reclaim());
-            // A reader that passes leaves a queued place alone. `dequeue` leaves the place to readers
-            // that are still counted.
+            // A reader that passes leaves a queued place alone. `dequeue` leaves the place to the
+            // readers that are still counted.
             assert!(lane.read_lock().unwrap().is_held());
             if passing {
                 assert!(!lane.dequeue() && lane.is_used());

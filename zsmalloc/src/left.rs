@@ -2,14 +2,15 @@
 //! `reclaim.rs` says which calls leave it and which calls do it.
 //!
 //! # The queue
-//! A stack of places that are {USED, PARKED, QUEUED}. The first eight bytes of each place are its link
-//! to the next. Nobody else uses these bytes: the object is gone, and only one thread sets QUEUED.
-//! Places are pushed by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head
-//! changes and changes back before a push, the link that was written leads to the head again.
+//! A stack of places that are {USED, PARKED, QUEUED}. The first eight bytes of each place are its
+//! link to the next. Nobody else uses these bytes: the object is gone, and only one thread sets
+//! QUEUED. Places are pushed by CAS, and the whole stack is taken by a swap. ABA is harmless: if
+//! the head changes and changes back before a push, the link that was written still leads to the
+//! head.
 //!
 //! # The list
-//! Detached zspages. They are linked as vacant descriptors are, and each descriptor keeps its run. The
-//! list's lock is a leaf.
+//! Detached zspages, linked through their vacant descriptors (`next`). Each descriptor keeps its
+//! run. The list's lock is a leaf.
 
 use core::ptr::NonNull;
 
@@ -87,8 +88,8 @@ impl Left {
         }
     }
 
-    /// Takes all places off the queue and returns the first, which links to the others. Returns None
-    /// if the queue is empty.
+    /// Takes all places off the queue and returns the first, from which links lead to the others.
+    /// Returns None if the queue is empty.
     pub(crate) fn take_places(&self) -> Option<LaneRef> {
         // Acquire pairs with the Release of `push`; later pushes are RMWs and continue its release sequence.
         linked(self.queue.swap(END, Ordering::Acquire))

@@ -277,8 +277,8 @@ fn loom_pool_passing_readers_against_free() {
     });
 }
 
-/// Makes a pool in which compaction moves one object. Two objects of LEN bytes fill a page, and each of
-/// two pages has one.
+/// Makes a pool in which compaction moves one object. A page has room for two objects of LEN bytes;
+/// the pool has two pages with one object each.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();
@@ -403,7 +403,7 @@ fn loom_pool_read_against_migrate() {
 }
 
 /// Frees of all objects, one of them being read, against migration. Fails if a free in an isolated
-/// zspage detaches it, or if `putback` does not check whether it is empty.
+/// zspage detaches the zspage, or if `putback` does not check whether the zspage is empty.
 #[test]
 fn loom_pool_free_against_migrate() {
     model(|| {

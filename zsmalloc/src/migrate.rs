@@ -1,15 +1,16 @@
 //! Migration: moving a whole zspage to other pages, so that a block of address space becomes empty.
 //!
 //! It has three steps, as in the kernel:
-//! 1. *Isolate*: take the zspage off its lists, so that no allocation finds it. Reads and frees in it
-//!    continue.
+//! 1. *Isolate*: take the zspage off its list, so that no allocation finds it. Reads and frees in
+//!    it continue.
 //! 2. *Migrate*: get another run and touch its pages. Then write-lock the lanes of all objects, copy
 //!    the bytes (at most 64 KiB), change the base, and release the lanes. This step fails, without
 //!    effect, if an object has a guard, is being written, or is parked.
-//! 3. *Put back*: return the zspage to its lists, with its old pages or the new ones.
+//! 3. *Put back*: return the zspage to a list, with its old pages or the new ones. If its last
+//!    object was freed meanwhile, detach it instead.
 //!
-//! Neither handles nor slots change: they name the zspage, not its address. A reader loads the base
-//! after it has locked its lane.
+//! Neither handles nor slots change: a handle names a slot, and a slot names a zspage, not an
+//! address. A reader loads the base after it has locked its lane.
 
 use core::ops::Range;
 
@@ -22,11 +23,11 @@ use crate::zspage::Zspage;
 
 /// The outcome of migrating one zspage.
 enum Step {
-    /// It has been moved to other pages.
+    /// The zspage has been moved to other pages.
     Moved,
-    /// It was detached meanwhile, or its run does not begin in the range.
+    /// The zspage was detached meanwhile, or its run does not begin in the range.
     Gone,
-    /// A guard or a writer uses it, or somebody else has isolated it.
+    /// One of the zspage's objects is in use, or somebody else has isolated the zspage.
     Left,
 }
 
@@ -54,9 +55,9 @@ impl Drop for Isolated<'_> {
 }
 
 impl Core {
-    /// Moves the zspages whose runs begin in a range of addresses, but leaves those that are in use.
-    /// Counts the zspages that it moved and those that it left. Stops with an error at the first run that the
-    /// provider refuses.
+    /// Moves the zspages whose runs begin in a range of addresses, except zspages in use. Returns
+    /// the number of zspages moved and the number left. Stops with an error at the first run that
+    /// the provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
@@ -101,7 +102,7 @@ impl Core {
         let (unused, step) = match fresh {
             Ok(fresh) => {
                 // SAFETY: isolated above, so the zspage is still in this class. The run is fresh,
-                // of the class's length, and those of its pages that objects need were touched.
+                // has the class's length, and its pages that objects need were touched.
                 let (run, step) = unsafe { self.change_pages(&mut locked, z, fresh) };
                 (Some(run), Ok(step))
             }
@@ -142,7 +143,8 @@ impl Core {
     ///
     /// # Safety
     /// The caller has isolated the zspage, which is in the locked class. `fresh` is a run of the
-    /// pool's provider, of the class's length, in which all pages that hold objects of the zspage are resident.
+    /// pool's provider, and has the class's length. For each page of the zspage that holds an
+    /// object, the page at the same offset in `fresh` is resident.
     unsafe fn change_pages(
         &self,
         locked: &mut ClassGuard<'_>,

@@ -195,25 +195,27 @@ impl Zpool for Zsmalloc {
         self.core.accounts.resident()
     }
 
-    /// Empties each zspage at most once. The work of a call is limited by the size of the pool at
-    /// its start, whatever guards are open and whatever other threads or the provider do meanwhile.
-    /// The limit allows one visit for each place, and for each page one search for pages without an
-    /// object.
+    /// Empties each zspage at most once. The size of the pool at the start of the call limits the
+    /// work of the call, whatever guards are open and whatever other threads or the provider do
+    /// meanwhile. The limit allows one visit for each place, and one search for pages without an
+    /// object for each page and for each class.
     fn compact(&self) -> Result<usize, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact())
     }
 
-    /// A call moves at most 256 objects, and makes at most 4096 visits of places and of zspages with
-    /// holes. Holes are pages without an object. They are returned, too, and count as freed. Each call
-    /// continues in the class where the last one stopped. The pass is complete when a whole round over
-    /// the classes has freed nothing. `pages` of 0 counts as 1. The provider's cached pages are not
-    /// returned.
+    /// A call moves at most 256 objects, and makes about 4096 visits at most. Each taken place that
+    /// it examines is a visit, and so is each of the eight zspages that a search for holes may
+    /// isolate. Holes are pages without an object. They are returned, too, and count as freed. Each
+    /// call continues in the class where the last one stopped. The pass is complete when a whole
+    /// round over the classes has freed nothing. `pages` of 0 counts as 1. The provider's cached
+    /// pages are not returned.
     ///
-    /// A loop that calls this until it is complete ends even if other threads or the provider keep
-    /// changing the pool. All calls of a pass together make a limited number of visits to classes: 8 for
-    /// each class, 2 for each page, and one for every 16 objects that the pool had at the start of the
-    /// pass. If one call completes a pass, it is complete for all other calls that take part in it.
+    /// A loop that calls this until the pass is complete ends even if other threads or the provider
+    /// keep changing the pool. All calls of a pass together make a limited number of visits to
+    /// classes: 8 for each class, 2 for each page, and one for every 16 objects that the pool had
+    /// at the start of the pass. If one call completes a pass, the pass is complete for all other
+    /// calls that take part in it.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))

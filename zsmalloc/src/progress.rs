@@ -1,10 +1,10 @@
 //! The progress of compaction in parts: which class is next, and when a pass over all classes ends.
 //!
-//! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
-//! page on balance. Compaction goes on to the next class when there is nothing left to do in the
-//! present one, or when it has visited as many places as the class has and freed no page. Pages of
-//! zspages that other threads emptied do not count as progress. If other threads keep making work, the
-//! pass ends after a number of visits that is bounded by the pool's size at its start. A pass ends for
+//! Progress is measured in pages. A pass ends when a whole round over the classes has freed no page
+//! on balance. Compaction goes on to the next class when there is nothing left to do in the present
+//! one, or when it has visited more places than the class has and freed no page. Pages of zspages
+//! that other threads emptied do not count as progress. If other threads keep making work, the pass
+//! ends after a number of visits that is bounded by the pool's size at its start. A pass ends for
 //! all threads that take part in it.
 
 use zpool_api::Compaction;
@@ -16,7 +16,7 @@ pub(crate) struct Visit {
     pub(crate) balance: isize,
     /// How many of the pages given back are from zspages that other threads had emptied.
     pub(crate) emptied: usize,
-    /// Places visited.
+    /// Taken places visited.
     pub(crate) visited: usize,
     /// Places that the class had at the start of the visit.
     pub(crate) places: usize,
@@ -31,7 +31,7 @@ pub(crate) struct Progress {
     pub(crate) class: usize,
     /// Classes in a row that freed nothing.
     quiet: usize,
-    /// Places visited in this class since it last freed a page.
+    /// Taken places visited in this class since a visit last freed a page.
     visited: usize,
     /// Pages that moves have touched, minus the freed pages that have made up for them.
     owed: usize,

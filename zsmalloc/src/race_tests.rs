@@ -45,7 +45,7 @@ impl Scene {
         Scene { pool, x: all[1], stays: all[2] }
     }
 
-    /// Moves `x` to zspage 1, fills zspage 0 with objects of another class, and returns these.
+    /// Moves `x` to zspage 1, makes objects of another class in zspage 0, and returns these.
     fn away(pool: &Zsmalloc, others: &[usize]) -> Vec<Handle> {
         pool.compact().unwrap();
         let made = others.iter().map(|len| put(pool, 0xbb, *len)).collect();
@@ -89,7 +89,8 @@ impl Scene {
 
 #[test]
 fn a_slot_word_that_comes_back_does_not_vouch_for_the_class() {
-    // The reader takes a lane of a smaller class, which the object's own class does not have.
+    // The reader uses a smaller class, and so takes a lane that no object of the object's own class
+    // has.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassLoaded]);
     // By chance the reader takes the object's own lane, but finds another start and length.
     Scene::new().read(&[3000], [Point::SlotLoaded, Point::ClassLoaded]);

@@ -4,8 +4,7 @@
 //! it derives a lane, in which it counts itself. All that it has loaded so far may be stale, and each
 //! word may have changed and changed back: compaction can move an object away and back, and its
 //! zspage can have served another class in between. So equality with an earlier load proves nothing
-//! by itself. The proof rests on three observations, made in this order, that cannot become false
-//! while the reader is counted:
+//! by itself. The proof rests on three observations, which a counted reader makes in this order:
 //!
 //! 1. This reader is counted in the lane, and the lane is USED and has no writer. From here on the
 //!    zspage stays in its class and on its pages (`lane.rs`), whatever happened before.
@@ -25,18 +24,19 @@
 //! and the next class lock order these events.) So the reader would have seen the slot's change.
 //! Hence S is T: class, index and lane are the object's own.
 //!
-//! The object is also still there. It can leave only by a free or a move, and each of these is an
-//! RMW on this lane. If that RMW came before the reader's, the slot was changed even before that: a
-//! free invalidates the slot before it clears or parks the lane, and a mover changes the slot before
-//! it releases the lane, for which the reader waited. So the reader would have seen another word. If
-//! the RMW comes after the reader's, it finds the reader counted: a mover gives up, and a free parks.
+//! The object is also still there. It can leave only by a free or a move, and each of these makes
+//! an RMW on this lane. If that RMW came before the reader's, the slot was changed even before
+//! that: a free invalidates the slot before it clears or parks the lane, and a mover, for which the
+//! reader waits, changes the slot before it releases the lane. So the reader would have seen
+//! another word. If the RMW comes after the reader's, it finds the reader counted: a mover gives
+//! up, and a free parks.
 //!
 //! The base is loaded last, and stays valid while the reader is counted. A migration either ended
 //! before the load, because the reader waited for it, or finds the reader counted and gives up.
 //!
-//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. If a
-//! reader was counted in a lane in vain and is the last to leave a parked object there, it queues
-//! the place (`reclaim.rs`).
+//! Pinning an object calls no provider and takes no lock, except that a reader that waits for a
+//! mover may take the class lock. If a passing reader is the last to leave a parked object, it
+//! queues the place (`reclaim.rs`).
 
 use core::ptr::NonNull;
 
@@ -60,7 +60,7 @@ const SPINS: u32 = if MODEL { 0 } else { 64 };
 enum PinError {
     /// The handle names no live object.
     NotLive,
-    /// The lane is full of readers.
+    /// The lane's count of readers is at its limit.
     TooManyReaders,
     /// Another process made the pool.
     Forked,
@@ -174,8 +174,8 @@ impl Core {
         }
     }
 
-    /// Removes a reader that got no guard from a lane. If it was the last reader of a parked object,
-    /// queues the place.
+    /// Takes a passing reader, which gets no guard, off a lane. If it was the last reader of a
+    /// parked object, queues the place.
     ///
     /// # Safety
     /// The caller is counted in the lane.
@@ -188,7 +188,7 @@ impl Core {
         }
     }
 
-    /// Removes a reader, or the writer of a published object, from a lane. Frees the place if the
+    /// Takes a reader, or the writer of a published object, off a lane. Frees the place if the
     /// object was parked and this was its last reader.
     ///
     /// # Safety

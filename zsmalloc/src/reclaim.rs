@@ -3,9 +3,10 @@
 //! A reader must not do everything that a free does. A *passing* reader runs inside
 //! `obj_read_begin`, which takes no lock, so it queues the place. A reader that drops its guard may
 //! do so under a lock of its caller and must not call the provider. So it reclaims the place, but if
-//! the zspage is then empty, it puts the zspage on a list (`left.rs`). A later call does the rest.
-//! Every call that reports or changes counts reclaims the queued places; `malloc`, `free`, `compact`,
-//! `migrate` and `trim` return the runs. A call whose provider panics leaves its runs on the list, too.
+//! the zspage is then empty, it puts the zspage on a list (`left.rs`). A later call does the rest:
+//! `stats`, `total_pages` and `class_stats` reclaim the queued places. `malloc`, `free`, `compact`,
+//! `migrate` and `trim` reclaim them and return the runs. A call whose provider panics leaves its
+//! runs on the list, too.
 
 use core::ptr::NonNull;
 

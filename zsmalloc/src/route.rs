@@ -1,10 +1,11 @@
 //! Routes: which class a size goes to. The table grows finer as the pool grows.
 //!
-//! A class that few objects use wastes about half a page, whichever class it is. If every class of
-//! the table were in use from the start, a small pool would pay for two hundred such pages. So only
-//! some classes are *active* at first, one for every 32 bytes of size. An object goes to the next
-//! larger active class, and the bytes that this wastes are counted against its own class. When they
-//! reach 2560 bytes, most of a page, that class becomes active, and stays so.
+//! A class that few objects use wastes about half a page, whichever class it is. If all of the
+//! about two hundred classes were in use from the start, a small pool would waste that in each of
+//! them. So only some classes are *active* at first, one for every 32 bytes of size. An object's
+//! *own class* is the smallest that holds it. If this class is not active, the object goes to the
+//! next larger active class, and the bytes that this wastes are counted against its own class. When
+//! they reach 2560 bytes, most of a page, the own class becomes active, and stays so.
 //!
 //! Both numbers come from a simulation over the pages of five real processes, with 4 MiB to 1.25
 //! GiB of stored pages. With fewer initial classes, the pool was less dense at 80 MiB. With later
@@ -39,8 +40,8 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // Active at first are the largest class in each range of 32 bytes, and the largest class
-            // that is not huge.
+            // These classes are active at first: the largest in each range of 32 bytes, and the
+            // largest that is not huge.
             let last = above.is_none_or(|above| {
                 above.huge
                     || (above.size as usize - 1) / coarse != (class.size as usize - 1) / coarse
@@ -66,7 +67,8 @@ impl Routes {
         // Classes are one step apart, except where some were merged.
         let smallest = self.sizes[0] as usize;
         let steps = bytes.saturating_sub(smallest).div_ceil(self.step);
-        // Merging leaves fewer classes than steps, so the index of the right one is at most `steps`.
+        // Merging never leaves more classes than steps, so the index of the right class is at most
+        // `steps`.
         let high = steps.min(self.sizes.len() - 1);
         self.sizes[..=high].partition_point(|&size| (size as usize) < bytes).min(high)
     }
@@ -94,8 +96,8 @@ impl Routes {
         own
     }
 
-    /// Subtracts from the wasted bytes of class `own` those of an object that was freed in class
-    /// `from`. Does nothing if the object wasted nothing, or if `own` is active.
+    /// Takes the bytes that a freed object wasted in class `from` off the count of its own class,
+    /// `own`. Does nothing if the object wasted nothing, or if `own` is active.
     pub(crate) fn unroute(&self, own: usize, from: usize) {
         // Relaxed: see `route`.
         if usize::from(self.route[own].load(Ordering::Relaxed)) == own || from <= own {

@@ -7,17 +7,17 @@
 //! # Invariants of the bytes
 //! 1. A place whose lane is USED belongs to one object. Until the object's slot is published, its
 //!    bytes belong to its writer alone, who is counted in the lane. Afterwards they do not change
-//!    while the object lives or any reader is counted, except that a mover that holds the lane's
-//!    write lock copies them elsewhere.
+//!    while the object lives or a guard pins it. A mover that holds the lane's write lock may copy
+//!    them elsewhere.
 //! 2. A run is returned only when no lane of its zspage is USED. Pages of a run are returned only
 //!    while the zspage is isolated and no USED place overlaps them.
 //! 3. A slot of kind object or reserved names a place whose lane is USED, in a zspage that has a
 //!    class and a run; `last` is the offset of the object's last byte.
 //!
 //! # Order of events
-//! * allocate: take a free slot and a free place under the class lock, with the writer counted in
-//!   the lane; write the bytes without the lock; `publish` makes the slot lead to the object; then
-//!   take the writer off the lane.
+//! * allocate: take a free slot; under the class lock, take a free place, count the writer in the
+//!   place's lane, and point the slot there; write the bytes without the lock; `publish` makes the
+//!   slot lead to the object; then take the writer off the lane.
 //! * read: load the slot and the class, and count the reader in the lane; then load the class and
 //!   the slot again. Only these second loads prove anything (`read.rs`).
 //! * free: under the class lock, invalidate the slot, then clear the lane, or park it. The last
@@ -118,7 +118,8 @@ impl Core {
         0..self.classes.len() as u16
     }
 
-    /// Returns the class with this number, which came from a zspage or from a route.
+    /// Returns the class with this number. The number must be in the table, as are the numbers in
+    /// zspages and routes, and those of `class_numbers`.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of classes come from this table")]
     pub(crate) fn class(&self, number: u16) -> &Class {
@@ -130,8 +131,9 @@ impl Core {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
-    /// Locks the class that a zspage is in. Returns None if the zspage is in no class, or leaves its
-    /// class before the lock is taken. While the lock is held, nobody else takes the zspage out of it.
+    /// Locks the class that a zspage is in. Returns None if the zspage is in no class, or leaves
+    /// its class before the lock is taken. While the lock is held, nobody else takes the zspage out
+    /// of the class.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
@@ -170,8 +172,8 @@ impl Core {
     }
 }
 
-/// Returns the index and the length, without header, of the object at `location` in a zspage of a
-/// class of this size.
+/// Returns two figures of the object at `location`: the index of its place, and its length without
+/// the header. `size` is the class of the object's zspage.
 #[inline]
 pub(crate) fn object_at(size: &SizeClass, location: Location) -> (usize, usize) {
     let index = size.index_of(location.last);
@@ -191,7 +193,8 @@ impl Drop for Core {
                     // any more: guards borrow the pool, so none is alive, and forgotten ones read nothing.
                     unsafe { PageRun::new(z.base(), pages, z.touched.get()) }
                 }
-                // SAFETY: the pool is dropped, so the descriptor is this call's alone.
+                // SAFETY: a descriptor without a class is vacant. The pool is being dropped, so
+                // only this call uses the descriptor.
                 None => unsafe { z.take_run() }?,
             };
             // SAFETY: a run of this provider, returned once, that nobody can access any more.

@@ -10,10 +10,11 @@
 //! +------------+------+----------------------+
 //! ```
 //!
-//! `end` is the offset, in the zspage, of the first byte after the object. With the class's size
-//! it gives the object's index and its exact length. A slot is changed under the lock of the class
-//! of its zspage, except that the thread that reserved it publishes it without the lock. Free slots
-//! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a leaf.
+//! `end` is the offset, in the zspage, of the first byte after the object. With the class's size it
+//! gives the object's index and its exact length. A slot that names an object changes only under
+//! the lock of the object's class, with one exception: the thread that reserved a slot publishes it
+//! without the lock. Free slots are chained: each class keeps a few, and the rest are on one list
+//! of the pool, whose lock is a leaf.
 
 use zpool_api::SlotRef;
 use zpool_base::lockdep::{self, Rank};
@@ -96,7 +97,7 @@ impl Word {
 pub(crate) struct Slot(AtomicU64);
 
 impl Slot {
-    /// Loads the word. A reader must load it again once it has pinned the object.
+    /// Loads the word. A reader must load it again after counting itself in the object's lane.
     #[inline]
     pub(crate) fn load(&self) -> Word {
         // Acquire pairs with the Release of `publish` and `move_to`: the object's bytes and its
@@ -223,7 +224,7 @@ impl Slots {
         self.table.get(slot)
     }
 
-    /// Returns the slot with a number that the pool itself kept, and that came from this table.
+    /// Returns the slot with this number. The number must come from this table: the pool kept it.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of slots come from this table")]
     pub(crate) fn at(&self, slot: u32) -> &Slot {
@@ -242,7 +243,7 @@ impl Slots {
         self.table.push(Slot(AtomicU64::new(free.0)))
     }
 
-    /// Makes a free slot spare. It must have a generation left.
+    /// Makes a free slot spare. The slot must have a generation left.
     pub(crate) fn give(&self, slot: u32) {
         let _held = lockdep::acquire(Rank::Leaf);
         self.spare.lock().push(self, slot);

@@ -1,9 +1,11 @@
-//! A zspage's descriptor. Its memory is never deallocated: a vacant descriptor is reused.
+//! A zspage's descriptor. Its memory is never deallocated while the pool exists: a vacant
+//! descriptor is reused.
 //!
-//! Any thread may refer to a descriptor at any time, so all its fields are atomics. All except
-//! `class` and `base`, which readers load, are plain numbers that the class lock guards. A
-//! descriptor keeps its lanes for life. So a stale reader may count itself in one of them, even if
-//! the lane belongs to another object now, and takes itself off again.
+//! Any thread may refer to a descriptor at any time, so all fields that ever change are atomics.
+//! Readers load `class` and `base` without a lock. The other atomics are plain numbers that a lock
+//! guards: the class lock while the zspage is in a class. A descriptor keeps its lanes for life. So
+//! a stale reader may count itself in one of them, even if the lane belongs to another object now,
+//! and takes itself off again.
 //!
 //! Invariants, kept under the class lock:
 //! 1. `class` names the class whose lock guards the zspage, or is NONE while the descriptor is
@@ -13,7 +15,8 @@
 //!    run that the descriptor keeps until the run is returned (`keep_run`).
 //! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a subset of
 //!    `touched`: the pages that no USED place overlaps.
-//! 4. `used` is the number of USED lanes. It is not 0 while the zspage is on a list.
+//! 4. While `class` is not NONE, `used` is the number of USED lanes. It is not 0 while the zspage
+//!    is on a list of its class.
 
 use core::ptr::{NonNull, null_mut};
 
@@ -30,7 +33,8 @@ const NO_CLASS: u16 = 0x7fff;
 /// The zspage is off its lists, and its holder will put it back.
 const ISOLATED: u16 = 0x8000;
 
-/// A number that the class lock guards.
+/// A number that the class lock guards. While the descriptor is vacant, only its owner uses the
+/// number.
 #[derive(Debug)]
 pub(crate) struct Guarded(AtomicU16);
 
@@ -50,7 +54,8 @@ impl Guarded {
     }
 }
 
-/// A link of a list, guarded by the class lock or by the lock of the vacant descriptors.
+/// A link of a list. The list's lock guards it: the class lock, the lock of the vacant descriptors,
+/// or the lock of the list in `left.rs`.
 #[derive(Debug)]
 pub(crate) struct Link(AtomicU32);
 
@@ -106,8 +111,8 @@ impl Zspage {
         usize::from(self.lanes)
     }
 
-    /// Returns the number of an object's lane in the table of lanes. For an index beyond the zspage's
-    /// lanes, returns that of the last lane.
+    /// Returns the number of an object's lane in the table of lanes. For an index beyond the
+    /// zspage's lanes, returns the number of the last lane.
     #[inline]
     pub(crate) fn lane_number(&self, index: usize) -> u32 {
         self.first_lane + index.min(self.lanes() - 1) as u32
@@ -149,7 +154,9 @@ impl Zspage {
         self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Returns whether the zspage has a free place in touched pages. The caller holds the class lock.
+    /// Returns whether the zspage is on a list of roomy zspages, which have a free place in touched
+    /// pages. For an isolated zspage, the answer is about the list that it was last on. The caller
+    /// holds the class lock.
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.get() & ROOMY != 0
     }

@@ -1,10 +1,10 @@
 //! All descriptors of a pool, and the lanes of their objects: type-stable tables that only grow,
 //! plus lists of vacant descriptors for reuse.
 //!
-//! Every number in a slot's word, a list, a queue or a guard's token came from one of these tables.
-//! Looking it up cannot fail: if it does, the pool is broken, and the lookup panics. A descriptor
-//! gets its lanes before any other thread can know it: one for each object that it may ever hold. It
-//! keeps them for life.
+//! Every number of a zspage or lane in a slot's word, a list, a queue or a guard's token came from
+//! one of these tables. Looking the number up cannot fail: if it does, the pool is broken, and the
+//! lookup panics. A descriptor gets its lanes before any other thread can know it: one for each
+//! object that its zspage may ever hold. It keeps them for life.
 //!
 //! Locks: the vacant descriptors have a leaf lock. A thread that takes a descriptor off its list
 //! owns it alone until the descriptor is attached to a class or recycled.
@@ -59,7 +59,7 @@ impl Zspages {
         }
     }
 
-    /// Returns the zspage with this number, which the table handed out.
+    /// Returns the zspage with this number. The table handed the number out.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of zspages come from this table")]
     pub(crate) fn at(&self, zspage: u32) -> &Zspage {

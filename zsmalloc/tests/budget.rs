@@ -1,4 +1,4 @@
-//! A pool with a budget charges it for exactly the pages that it counts.
+//! A pool charges its budget for exactly the pages that `total_pages` counts.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::sync::Arc;

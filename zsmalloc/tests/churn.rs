@@ -75,7 +75,8 @@ impl Churn {
                     self.pool.free(handle).unwrap();
                 }
             }
-            // From here on the cell is not locked, so the object may be freed at any time.
+            // The cell is locked only while its handle is copied. So the object may be freed at any
+            // time.
             8..=17 => {
                 let Some((handle, content)) = *cell.lock().unwrap() else { return };
                 match self.pool.obj_read_begin(handle) {

@@ -13,7 +13,7 @@ use zpool_api::{Handle, PageProvider, Zpool};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// Returns the number of 4 KiB pages in a range of addresses for which the system holds memory.
+/// Counts the 4 KiB pages of an address range that are in memory or swapped out.
 fn resident_pages(range: &Range<usize>) -> usize {
     let page_map = File::open("/proc/self/pagemap").unwrap();
     let mut entries = vec![0; range.len() / 4096 * 8];

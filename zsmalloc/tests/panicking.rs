@@ -26,9 +26,9 @@ struct Panicking {
     /// Calls left until the panic; 0 for no panic.
     due: AtomicU64,
     isolated: AtomicU64,
-    /// Whether it panics each time that a run is returned.
+    /// Whether the provider panics each time that a run is returned.
     refuses: AtomicBool,
-    /// Whether it reports absurd figures.
+    /// Whether the provider reports absurd figures.
     boasts: AtomicBool,
 }
 
@@ -163,8 +163,8 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// Makes a pool of at least three zspages. Returns its provider, the inner provider, which counts
-/// pages, and the pool.
+/// Makes a pool of at least three zspages. Returns the pool's provider, then the inner provider (it
+/// counts pages), then the pool.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));

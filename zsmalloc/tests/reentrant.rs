@@ -87,10 +87,10 @@ unsafe impl PageProvider for Reentering {
     }
 }
 
-/// A test fails after this many calls of the provider.
+/// A test fails after this many calls of the hook, or of `compact_some`.
 const MOST: usize = 20_000;
 
-/// Returns a hook that, at each call of the provider, stores objects and frees others so that they leave holes.
+/// Returns a hook that stores objects, and frees most of them so that they leave holes.
 fn makes_work() -> impl Fn(&Zsmalloc) + Send + Sync + 'static {
     let calls = AtomicUsize::new(0);
     let live = Mutex::new(Vec::<Handle>::new());

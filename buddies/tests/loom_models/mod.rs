@@ -22,7 +22,8 @@ pub(crate) fn model(body: impl Fn() + Sync + Send + 'static) {
     builder.check(body);
 }
 
-/// Returns whether the object is live. If it is, asserts that its content is `len` times `byte`.
+/// Returns whether the object is live. If it is, asserts that it consists of `len` bytes with the value
+/// `byte`.
 pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool {
     match pool.obj_read_begin(handle) {
         Ok(object) => {
@@ -123,8 +124,7 @@ pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     });
 }
 
-/// An object is freed while it is being read, and it has the page's last reference. The read ends on
-/// another thread.
+/// The only object of a page is freed while it is being read. The read ends on another thread.
 pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     model(move || {
         let pool = build();
@@ -140,7 +140,7 @@ pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     });
 }
 
-/// The callback of a reclaim frees another object of the same page, while a third thread reads that object.
+/// The callback of a reclaim frees another object of the same page, while another thread reads that object.
 pub(crate) fn loom_pool_evict_frees_another_of_the_page(build: Build) {
     model(move || {
         let pool = build();

@@ -519,7 +519,7 @@ pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     assert_eq!((pool.total_pages(), pages.out.load(SeqCst), pages.lost()), (0, 0, 2));
 }
 
-/// A pool that is dropped returns every page, even if the provider panics whenever it gets one.
+/// A pool that is dropped returns every page, even if the provider panics whenever a page comes back.
 pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));

@@ -29,7 +29,8 @@ pub(crate) fn a_slot_is_retired_when_its_generations_are_used_up<L: Layout<N>, c
     for handle in &seen {
         assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
     }
-    // A slot has four generations here. So each page number is used four times and then never again.
+    // Each slot has four generations in this pool. So each page number is used four times and then never
+    // again.
     assert_eq!(pool.page_numbers_for_test(), 10);
     assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
 }
