@@ -1,10 +1,10 @@
 //! A thread that works on a store, step by step. It ends when its work is done, when it is stopped, or when
 //! the store is gone.
 //!
-//! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
-//! [`Background`] waits for one page, not for a whole step. If user code panics in a step, the thread goes
-//! on, and its report shows the panic. After `fork`, the child does not have the thread, so dropping the
-//! [`Background`] does nothing there.
+//! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, or between two
+//! calls of a backend's compaction. So dropping the [`Background`] waits for one page or call, not for a whole
+//! step. If user code panics in a step, the thread goes on, and its report shows the panic. After `fork`, the
+//! child does not have the thread, so dropping the [`Background`] does nothing there.
 
 pub(crate) mod compactor;
 pub(crate) mod migrator;
