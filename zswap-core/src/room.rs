@@ -7,7 +7,8 @@
 //!
 //! # When it ends
 //! * If a round frees nothing, the page is refused with the reason that the round returned ([`LimitReason`]).
-//!   But if the page was to replace an older one, the store drops the older page first and tries again.
+//!   But if the page was to replace an older one, the store first drops the older page and tries again
+//!   (`try_replace` does not).
 //! * The device may accept writes although no page is left to write back. Then other threads hold the memory:
 //!   in pages that are under no entry yet, and in objects that are being read. The thread waits for them
 //!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). If
