@@ -154,8 +154,8 @@ impl ZswapBuilder {
     /// [`StoreError::PoolLimit`](crate::StoreError::PoolLimit) then gives the reason. An object that fits
     /// into a page already in use is stored even at the limit. Each thread that stores a page may exceed the
     /// limit by a few pages for a moment. Warm pages, the few empty pages that a pool keeps for its next
-    /// objects, are not counted. If the limit is less than a page, only same-filled pages stay in memory. Any
-    /// other page stays only until the next one is stored; then it goes to the device.
+    /// objects, are not counted. If the limit is less than a page, only same-filled pages stay in memory. Other
+    /// pages stay only until a later store needs room; then they go to the device.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self

@@ -64,9 +64,9 @@ impl<S> Shared<S> {
 
 /// A thread that shrinks, compacts or migrates a store. `R` is the type of its report.
 ///
-/// Dropping this stops the thread. The thread first finishes the page, or the up to 256 objects, that it is
-/// moving, and the drop waits for that. The thread does not keep the store alive between its steps, and ends
-/// when the store is gone. `Send` and `Sync`.
+/// Dropping this stops the thread. The thread first finishes the page that it is moving, or the current call of a
+/// backend's compaction, which moves at most 256 objects in `zsmalloc`. The drop waits for that. The thread does
+/// not keep the store alive between its steps, and ends when the store is gone. `Send` and `Sync`.
 ///
 /// ```
 /// use std::sync::Arc;
