@@ -295,9 +295,8 @@ pub enum WritebackError {
         /// The system's error.
         message: String,
     },
-    /// The shrinker's threshold is above the store's accept threshold. After a refusal, the store takes new
-    /// pages again only when its pools have shrunk to the accept threshold, but the shrinker would stop before
-    /// that.
+    /// The shrinker's threshold is above the store's accept threshold. So the shrinker would stop before it has
+    /// shrunk the pools enough to reopen a store that was closed after a refusal.
     #[error(
         "a shrinker that starts at {from_percent} % of the limit never reopens a store that reopens at \
          {accept_percent} %; choose a from_percent of {accept_percent} or less"
