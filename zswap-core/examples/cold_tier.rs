@@ -7,9 +7,8 @@
 //! page is full, it goes to the store. A page of thirty values compresses far better than thirty single
 //! values.
 //!
-//! A value that becomes hot again leaves a gap in its page. When gaps take more than half of a page, the page
-//! is taken out of the store, and its remaining values are packed again. So the tier is never much larger
-//! than its values.
+//! A value that becomes hot again leaves a gap in its page. When at least half of a page is gaps, the page is
+//! taken out of the store, and its remaining values are packed again. So gaps take at most about half of the tier.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -150,7 +149,7 @@ impl TieredMap {
         let packed = self.pages.entry(page).or_default();
         packed.keys.push(key);
         packed.live += value.len();
-        // Offset and length are at most a page, so they fit.
+        // Offset and length are at most `PAGE_SIZE`, so they fit in 16 bits.
         let place = Place::Cold { page, at: at as u16, len: value.len() as u16 };
         self.values.insert(key, place);
         Ok(())
@@ -196,7 +195,7 @@ impl TieredMap {
                 _ => {}
             }
         }
-        // Drop the page only now: until all its values are packed again, it holds the remaining ones.
+        // Drop the page only now: until all of its values are packed again, it is needed for the others.
         self.pages.remove(&page);
         self.store.invalidate(SwapEntry::new(0, page.into())?);
         Ok(())
@@ -246,8 +245,8 @@ fn main() -> Result<()> {
         map.insert(key, value)?;
     }
 
-    // Nine of ten requests use a session of the last hour, and that window moves slowly. A quarter of the
-    // requests change their session.
+    // Nine of ten requests use one of a thousand sessions, and this window of sessions moves slowly. A quarter of
+    // the requests change their session.
     let mut random = 0x5EED_u64;
     let mut next = |below: u64| {
         random ^= random << 13;

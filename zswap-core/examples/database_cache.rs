@@ -127,9 +127,9 @@ impl PageCache {
         Ok(frame)
     }
 
-    /// Takes a page out of the store into a frame, and returns whether it is dirty. Returns `None` if the
-    /// store does not have it. A copy that stayed in the store would be stale after the next change of the
-    /// page.
+    /// Takes a page out of the store into a frame, and returns whether the page is dirty. Returns `None` if the
+    /// store does not have the page. No copy stays in the store, since it would be stale after the next change
+    /// of the page.
     fn promote(&mut self, number: u64, frame: usize) -> Result<Option<bool>> {
         let Some(cold) = self.cold.get(&number) else { return Ok(None) };
         let (entry, dirty, since) = (SwapEntry::new(0, number)?, cold.dirty, cold.since);
@@ -148,8 +148,8 @@ impl PageCache {
         Ok(found)
     }
 
-    /// Returns a free frame. If all frames are in use, a clock's hand goes round them. It skips each page
-    /// that was used since it last passed. The first page that was not used leaves its frame.
+    /// Returns a free frame. If all frames are in use, a clock's hand goes round them. The hand skips each page
+    /// that was used since the hand last passed. The first other page leaves its frame.
     fn free_frame(&mut self) -> Result<usize> {
         if self.frames.len() < self.most_frames {
             let page = Box::new([0; PAGE_SIZE]);
@@ -170,7 +170,7 @@ impl PageCache {
     }
 
     /// Moves the page of a frame into the store. If the store is full, drops its oldest pages first. If the
-    /// store refuses the page nevertheless, writes the page to the file if it is dirty.
+    /// store still refuses the page, and the page is dirty, writes it to the file.
     fn demote(&mut self, number: u64, at: usize) -> Result<()> {
         let (entry, dirty) = (SwapEntry::new(0, number)?, self.frames[at].dirty);
         // A refused page is still in its frame.
@@ -310,8 +310,8 @@ impl Bank {
     }
 }
 
-/// Runs the accesses on a new database with a cache of this size. Returns the cache and the seconds that the
-/// accesses took.
+/// Runs the accesses on a new database with a cache of this size. Returns the cache, and how many percent of
+/// the accesses read the file.
 fn trial(path: &Path, frames: usize, pool_bytes: usize) -> Result<(PageCache, f64)> {
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;

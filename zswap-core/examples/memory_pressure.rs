@@ -6,9 +6,9 @@
 //! `... --example memory_pressure -- watch` follows the kernel's pressure for ten seconds.
 //!
 //! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One
-//! thread reads this share and configures the store for one of three levels. The pressure at which the store
-//! enters a level is higher than the one at which it leaves it; otherwise it would switch back and forth at
-//! the threshold.
+//! thread reads this share and configures the store for one of three levels. The store enters a level at a
+//! higher pressure than that at which it leaves the level. With a single threshold, it would switch back and
+//! forth.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::error::Error;
@@ -107,8 +107,8 @@ impl Source {
     }
 }
 
-/// Configures the store by each reading, until the source has no more. Returns the levels in the order in
-/// which they were entered.
+/// Configures the store according to each reading, until the source has no more readings. Returns the levels in
+/// the order in which they were entered.
 fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
     let mut levels = vec![Level::Relaxed];
     while let Some((text, pause)) = source.read()? {

@@ -1,9 +1,9 @@
 //! Stores or loads several pages at a time, such as a folio of 16. The store's [`Acomp`] compresses or
 //! decompresses them in parallel.
 //!
-//! Each page gets a request, which owns a copy of the page, an output buffer and a context. The pool keeps
-//! buffers and contexts for later batches. While the calling thread waits, it works on requests, too. A batch
-//! returns when every request has completed.
+//! Each page that a codec context must compress or decompress gets a request. The request owns a copy of the
+//! input, an output buffer and a context. The pool keeps buffers and contexts for later batches. While the
+//! calling thread waits, it works on requests, too. A batch returns when every request has completed.
 //!
 //! A user's Acomp may panic, drop requests, or report a completion of a request that was never submitted.
 //! After a panic or a false completion, the batch submits no more requests to it and stops waiting. It stores
@@ -41,7 +41,7 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
 }
 
 /// Returns how many batches may have requests at the same time. Any further batch stores or loads its pages
-/// one by one, on the thread that called it. With this many callers, all processors are busy anyway.
+/// one by one, on the calling thread. With so many batches, all processors are busy anyway.
 pub(crate) fn most_batches() -> usize {
     cpu::places() + 2
 }
@@ -80,8 +80,8 @@ impl<'a> Batch<'a> {
     }
 
     /// Submits a request to compress or decompress `input` with the codec of `pool`. The request gets an
-    /// output buffer of `output` bytes and the tag `tag`. Does nothing if the Acomp has broken its contract
-    /// before: the page is then handled as if its request never completed.
+    /// output buffer of `output` bytes and the tag `tag`. If the Acomp has broken its contract, submits
+    /// nothing: the page is then handled as if its request never completed.
     fn submit(
         &mut self,
         pool: &Pool,

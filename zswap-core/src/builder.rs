@@ -138,9 +138,9 @@ impl ZswapBuilder {
     }
 
     /// Turns checksums on or off; they are off by default. With checksums, the store notes the CRC-32 of each
-    /// page when the page is stored, and checks the page against it whenever it reads the page from a pool or
-    /// the device. A load of a changed page fails with [`crate::LoadError::Corrupt`]. Checksums cost 4 bytes
-    /// for each entry, and a pass over the page at each store and load.
+    /// page when the page is stored, and checks the page whenever it is read from a pool or the device. A load
+    /// of a changed page fails with [`crate::LoadError::Corrupt`]. Checksums cost 4 bytes for each entry, and a
+    /// pass over the page at each store and load. Same-filled pages have no checksum.
     pub fn checksums(mut self, keep: bool) -> Self {
         self.checksums = keep;
         self
@@ -154,8 +154,8 @@ impl ZswapBuilder {
     /// [`StoreError::PoolLimit`](crate::StoreError::PoolLimit) then gives the reason. An object that fits
     /// into a page already in use is stored even at the limit. Each thread that stores a page may exceed the
     /// limit by a few pages for a moment. Warm pages, the few empty pages that a pool keeps for its next
-    /// objects, are not counted. If the limit is less than a page, memory holds only same-filled pages, and
-    /// all other pages go to the device.
+    /// objects, are not counted. If the limit is less than a page, only same-filled pages stay in memory. Other
+    /// pages stay only until a later store needs room; then they go to the device.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self
@@ -174,10 +174,10 @@ impl ZswapBuilder {
         self
     }
 
-    /// Makes a store *without* a device stop growing after it has refused a page, until its pools have shrunk
-    /// to `percent` percent of the limit (1 to 100). Until then, the store puts new pages only into free room
-    /// inside its pools. The setting does not affect a store with a device. Default: 100, so the store need
-    /// not shrink.
+    /// Sets how far the pools must shrink before the store grows again after it has refused a page: to
+    /// `percent` percent of the limit (1 to 100). Until then, the store puts new pages only into free room
+    /// inside its pools. The setting takes effect only if there is no device, or writeback is switched off.
+    /// Default: 100, so the store need not shrink.
     pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
         self.accept_threshold_percent = percent;
         self
@@ -230,9 +230,10 @@ impl ZswapBuilder {
         self
     }
 
-    /// Reports the store to the recorder of the `metrics` crate, under the name `store`: how long stores and
-    /// loads take, and the figures that [`Zswap::publish_metrics`] publishes. Install the recorder before
-    /// building the store. With this setting, each store and load reads the clock twice. Default: no reports.
+    /// Reports to the recorder of the `metrics` crate how long stores and loads take, and the figures that
+    /// [`Zswap::publish_metrics`] publishes. `store` is the name under which the store reports. Install the
+    /// recorder before building the store. With this setting, each store and load reads the clock twice.
+    /// Default: no reports.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, store: &str) -> Self {
         self.metrics = Some(store.to_owned());

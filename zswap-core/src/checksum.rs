@@ -14,8 +14,8 @@ pub(crate) fn of(page: &Page) -> u32 {
     crc32fast::hash(page)
 }
 
-/// Checks a page that was read against the checksum that was noted when it was stored. Accepts any page if
-/// none was noted. Returns [`LoadError::Corrupt`] if they differ.
+/// Checks a page that was read. Returns [`LoadError::Corrupt`] if its checksum differs from `noted`, the
+/// checksum noted when the page was stored. Accepts any page if no checksum was noted.
 #[inline]
 pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
     let Some(noted) = noted else { return Ok(()) };

@@ -5,10 +5,10 @@ pub(crate) const STEP_PAGES: usize = 64;
 /// The greatest number of objects or pages that [`most_steps`] assumes. As pages of 4096 bytes this is 1 TiB.
 const MOST_OBJECTS: usize = 1 << 28;
 
-/// Returns the most steps of compaction in a pool that had this many objects and pages at the start. A step
-/// moves 256 objects or frees `STEP_PAGES` pages. The result is four times the number of steps that move each
-/// object once and free each page, plus 64 for objects that cannot move. More than `MOST_OBJECTS` objects or
-/// pages count as `MOST_OBJECTS`.
+/// Returns the most steps of compaction in a pool that had this many objects and pages at the start. A usual
+/// step moves 256 objects or frees `STEP_PAGES` pages. The result is four times the number of usual steps that
+/// move each object once and free each page, plus 64, because some steps do less. More than `MOST_OBJECTS`
+/// objects or pages count as `MOST_OBJECTS`.
 pub(crate) fn most_steps(objects: usize, pages: usize) -> usize {
     let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
     64 + objects / 64 + pages / (STEP_PAGES / 4)

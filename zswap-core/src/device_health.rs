@@ -1,9 +1,10 @@
 //! Decides when to try a failed device again.
 //!
-//! After each of the first two failures in a row, the store tries another page at once. After the third
-//! failure it does not use the device for a millisecond, and each further failure doubles this pause, up to
-//! 64 ms. So stores at the limit do not all wait for a device that is gone. One successful write ends the
-//! pauses.
+//! A store at its limit writes pages to the device to make room. After each of the first two failures in a
+//! row, it tries another page at once. After the third failure it makes no such writes for a millisecond, and
+//! each further failure doubles this pause, up to 64 ms. So stores at the limit do not all wait for a device
+//! that is gone. One successful write ends the pauses. Loads, and writes by [`shrink`](crate::Zswap::shrink)
+//! and the background shrinker, do not wait for a pause to end.
 
 use core::time::Duration;
 use std::time::Instant;

@@ -80,7 +80,7 @@ pub enum StoreError {
         bytes: usize,
     },
     /// A codec or backend called this function while a store was calling that codec or backend on this
-    /// thread. Or too many stores were nested, each one called by the device of the one before.
+    /// thread. Or too many calls that write pages back were nested, each made by the device of the call before.
     #[error(
         "store of {entry:?} from inside a codec, backend or device call, where it cannot run; store the \
          page after that has returned"
@@ -168,8 +168,8 @@ pub enum LoadError {
     },
 }
 
-/// Errors of [`crate::ZswapBuilder::build`], [`crate::Zswap::set_zpool`] and
-/// [`crate::Zswap::set_compressor`]. After an error nothing has changed.
+/// Errors of [`crate::ZswapBuilder::build`], and of the functions that change a store's backend, compressor or
+/// limits, such as [`crate::Zswap::set_zpool`]. After an error nothing has changed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -195,12 +195,12 @@ pub enum BuildError {
         /// The size that a store needs, in bytes.
         needed: usize,
     },
-    /// The store has no place for another pool, because each of its pools is still in use.
+    /// The store cannot have another pool: the most pools are alive already, and each is still in use.
     #[error(
         "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
     )]
     TooManyPools {
-        /// The number of pools that can be alive at once.
+        /// The most pools that can be alive at once.
         limit: usize,
     },
     /// A codec called this function while a store was calling that codec on this thread.
@@ -266,7 +266,7 @@ pub enum WritebackError {
     /// Every slot of the device is taken.
     #[error("all {slots} slots of the device are taken; invalidate pages, or use a larger device")]
     DeviceFull {
-        /// The number of slots taken.
+        /// The number of slots, all taken.
         slots: u64,
     },
     /// The device failed.
@@ -280,8 +280,8 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("a page could not be read to be written back")]
     Load(#[from] LoadError),
-    /// A device called the store that was writing to it, or more than four stores were nested, each one
-    /// called by the device of the one before.
+    /// More than four calls that write pages back were nested, each made by the device of the call before. A
+    /// device that calls the store that is writing to it leads to this.
     #[error(
         "a device called into the store while pages were written to it; call after it has returned"
     )]
@@ -295,8 +295,8 @@ pub enum WritebackError {
         /// The system's error.
         message: String,
     },
-    /// The background shrinker would stop shrinking too early. A store that was full takes new pages again
-    /// only when it has shrunk to its accept threshold, and this shrinker starts only above that.
+    /// The shrinker's threshold is above the store's accept threshold. So the shrinker would stop before it has
+    /// shrunk the pools enough to reopen a store that was closed after a refusal.
     #[error(
         "a shrinker that starts at {from_percent} % of the limit never reopens a store that reopens at \
          {accept_percent} %; choose a from_percent of {accept_percent} or less"

@@ -7,9 +7,9 @@ use zpool_base::fork::Leaked;
 /// An iterator over the entries of a store, in order. [`Zswap::entries`] returns one.
 ///
 /// The store may change during the iteration. An entry that holds a page throughout is yielded exactly once.
-/// An entry that is stored or dropped meanwhile may be yielded or not. For each group of 32 offsets, the
-/// iterator locks the structure of the index for a moment. It holds no lock between calls of `next`. In a
-/// child after `fork` it ends at once.
+/// An entry that is stored or dropped meanwhile may be yielded or not. For each group of 32 offsets that is in
+/// use, the iterator locks the structure of the index for a moment. It holds no lock between calls of `next`.
+/// In a child after `fork` it ends at once.
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Leaked<Index>,

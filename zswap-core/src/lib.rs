@@ -69,8 +69,9 @@
 //! * `load` returns the page of the last finished `store`, byte for byte, or an error.
 //! * A `store` that fails returns the reason and leaves the entry empty, so an older page is gone, too. A
 //!   [`Zswap::try_replace`] that fails keeps the older page.
-//! * A store at its limit refuses no page for lack of room, as long as its device accepts writes and the
-//!   pages in its pools can be read.
+//! * A store with its pools at their limit refuses no page for lack of room, as long as its device accepts
+//!   writes and the pages in its pools can be read. But when memory that cannot be written back reaches
+//!   `max_bytes`, the store refuses pages for new entries.
 //! * A codec, backend or device of your own may fail or panic. The call then returns an error, and the store
 //!   stays usable: no lock stays held, and no page is lost except the one being handled.
 //! * When memory runs out, calls on a built store return errors. Some calls may abort the process instead:

@@ -10,9 +10,10 @@
 //! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] is given the new
 //! sum periodically, and whenever the budget refuses a page.
 //!
-//! A store *without* a device may be configured with `accept_threshold_percent`, a share of its limit. When
-//! it has refused a page, it is closed until its pools have shrunk to that share. While it is closed, the
-//! budget's limit is that share, and new objects can use only the free room inside the pools.
+//! `accept_threshold_percent`, a share of the limit, matters for a store without a device, or with writeback
+//! switched off. When such a store has refused a page, it is closed until its pools have shrunk to that share.
+//! While it is closed, the budget's limit is that share, and new objects can use only the free room inside the
+//! pools.
 
 use std::sync::Arc;
 
@@ -55,8 +56,8 @@ impl Limits {
         &self.budget
     }
 
-    /// Returns the bytes that the pages with objects may take now. It is the lesser of `max_pool` and
-    /// `max_all` minus everything else; `usize::MAX` if there is no limit.
+    /// Returns the bytes that the pages with objects may take now: `max_pool`, or what everything else leaves
+    /// of `max_all` if that is less; `usize::MAX` if there is no limit.
     pub(crate) fn pool_limit(&self) -> usize {
         // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value, the
         // pools may for a moment hold more or less than they should.
@@ -116,8 +117,8 @@ impl Limits {
         self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
     }
 
-    /// Closes the store if its accept threshold is below 100 percent. Called for a full store without a
-    /// device.
+    /// Closes the store if its accept threshold is below 100 percent. Called when a full store has no device, or
+    /// writeback is switched off.
     pub(crate) fn close(&self) {
         if self.accept_percent < 100 {
             // Relaxed: as in `pool_limit`.

@@ -1,4 +1,4 @@
-//! Models of whole stores: two threads run operations that meet on one entry.
+//! Models of whole stores: two threads run operations, most of them on the same entry.
 //!
 //! Pools and devices are toys. They hold their objects under std's mutexes, which the model checker does not
 //! see. So each call of a toy is one step for the checker; another thread may run before it, but not during
@@ -421,7 +421,7 @@ fn loom_load_from_the_device_against_reuse_of_its_slot() {
 fn loom_take_from_the_device_against_store() {
     let mut model = loom::model::Builder::new();
     // With one more preemption, the model takes minutes. The fault that the model is meant to find needs only
-    // one.
+    // one preemption.
     model.preemption_bound = Some(2);
     model.check(|| {
         let world = World::with(&[(0, 1)]);

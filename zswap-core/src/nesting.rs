@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use crate::sync::MODEL;
 
-/// The most stores that one thread lets write pages back at the same time, each one called by the device of
-/// the one before.
+/// The most calls that write pages back that may be nested on one thread. Each is made by the device of the call
+/// before.
 const MOST: u8 = 4;
 
 thread_local! {
@@ -31,8 +31,8 @@ impl Nested {
             }
             fits
         });
-        // The thread's locals are already destroyed, so the thread is about to end, and its calls are hardly
-        // nested.
+        // If the thread's locals are already destroyed, the thread is about to end, and its calls are hardly
+        // nested. So no level is refused then.
         deeper.unwrap_or(true).then(|| Nested(()))
     }
 }

@@ -19,8 +19,8 @@ use crate::metrics::StoreMetrics;
 
 impl Zswap {
     /// Publishes the store's figures to the installed recorder. Call this periodically. It costs as much as
-    /// [`Zswap::stats`] and allocates the labels. It sets the gauges of a pool that is gone to 0. It does
-    /// nothing if the store was built without [`metrics`](crate::ZswapBuilder::metrics).
+    /// [`Zswap::stats`] and allocates the labels. When a pool is gone, the next call sets its gauges to 0. A call
+    /// does nothing if the store was built without [`metrics`](crate::ZswapBuilder::metrics).
     ///
     /// ```
     /// use zswap_core::Zswap;
@@ -39,7 +39,7 @@ impl Zswap {
         for (what, value) in stats.events() {
             counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
         }
-        // A recorder keeps each gauge for ever. So set the gauges of a pool that is gone to 0, once.
+        // A recorder keeps each gauge for ever. So when a pool is gone, set its gauges to 0, once.
         let mut published = published.lock();
         let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
         let before = core::mem::replace(&mut *published, now.collect());

@@ -13,7 +13,7 @@ pub enum LimitReason {
     NoDevice,
     /// Every slot of the device is taken.
     DeviceFull,
-    /// The device failed. The store does not use it for up to 64 ms; then it tries again.
+    /// The device failed. For up to 64 ms, stores at the limit write nothing to it; then they try it again.
     DeviceFailed,
     /// The pages in the pools cannot be read, so they cannot be written back.
     Unreadable,

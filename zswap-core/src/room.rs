@@ -7,7 +7,8 @@
 //!
 //! # When it ends
 //! * If a round frees nothing, the page is refused with the reason that the round returned ([`LimitReason`]).
-//!   But if the page was to replace an older one, the store drops the older page first and tries again.
+//!   But if the page was to replace an older one, the store first drops the older page and tries again
+//!   (`try_replace` does not).
 //! * The device may accept writes although no page is left to write back. Then other threads hold the memory:
 //!   in pages that are under no entry yet, and in objects that are being read. The thread waits for them
 //!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). If
@@ -157,8 +158,8 @@ impl Zswap {
         PageBudget::with_allowance(OVERDRAFT_PAGES.saturating_mul(pool.page_size()), put)
     }
 
-    /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page and
-    /// there is no device, also closes the store.
+    /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page, and there
+    /// is no device or writeback is switched off, also closes the store.
     fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -198,7 +199,7 @@ impl Zswap {
         why
     }
 
-    /// Returns whether memory is in use besides these `objects` objects. Each of them takes at most a page.
+    /// Returns whether more memory is in use than `objects` objects take. Each object takes at most a page.
     fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
         let most = objects.saturating_mul(pool.page_size());
         most < self.limits.budget().limit() || objects < self.objects()
@@ -235,9 +236,8 @@ impl Zswap {
         (0, Round::Nothing(LimitReason::DeviceFailed))
     }
 
-    /// Compacts one pool after another until one of them frees a page. Returns whether one did. If other
-    /// memory was freed (`briefly`), each pool is called once; otherwise until it reports that it is
-    /// complete.
+    /// Compacts one pool after another until one of them frees a page. Returns whether one did. If `briefly`,
+    /// because other memory was freed, calls each pool once; otherwise until it reports that it is complete.
     fn compact_for_room(&self, briefly: bool) -> bool {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
             // Each call moves only some of the objects, and a faulty backend may never report that it is

@@ -4,9 +4,11 @@ use core::fmt;
 
 use zpage::builtin::DefaultCompressor;
 
-/// Figures of a store. They are read while the store is in use. So each figure was right at some moment of
-/// the call, but they were not all right at the same moment. Where the kernel has the same figure, the name
-/// is the kernel's.
+/// Figures of a store. They are read one after another while the store is in use, so they may not fit together
+/// exactly. Where the kernel has the same figure, the name is the kernel's.
+///
+/// `pool_limit_hit` and the `reject` figures count not only stores, but also pages that migration or
+/// recompression tried to put into another pool.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZswapStats {
@@ -21,11 +23,11 @@ pub struct ZswapStats {
     pub pool_total_size: usize,
     /// Bytes of the objects in all pools, before the backends round them up.
     pub compressed_bytes: usize,
-    /// Bytes of bookkeeping for the pages: the store's index, entries and patterns, the backends' descriptors
-    /// and slots, and the bookkeeping of the page providers.
+    /// Bytes of bookkeeping: the store's index, patterns, counters and other tables, the tables of the device,
+    /// the backends' descriptors and slots, and the bookkeeping of the page providers.
     pub metadata_bytes: usize,
-    /// Bytes of the compression contexts made so far. They depend on the number of CPUs, not on the number of
-    /// pages.
+    /// Bytes of the compression contexts made so far, and of the buffers that pools keep for batches. They do
+    /// not depend on the number of stored pages.
     pub context_bytes: usize,
     /// Stores that failed because the page did not get smaller.
     pub reject_compress_poor: u64,
@@ -41,16 +43,17 @@ pub struct ZswapStats {
     pub corrupt_pages: u64,
     /// Stores that found the pools at their limit. They then made room or were refused.
     pub pool_limit_hit: u64,
-    /// Stores refused at the limit on the pools. The next four figures divide them by reason.
+    /// Stores refused because the pools were at their limit. The next four figures split this number by
+    /// reason.
     pub reject_reclaim_fail: u64,
-    /// Stores refused at that limit because there was no device, or writeback was switched off.
+    /// Stores refused at this limit because there was no device, or writeback was switched off.
     pub reject_no_device: u64,
-    /// Stores refused at that limit because every slot of the device was taken.
+    /// Stores refused at this limit because every slot of the device was taken.
     pub reject_device_full: u64,
-    /// Stores refused at that limit because the device failed during the store, or had failed a moment
+    /// Stores refused at this limit because the device failed during the store, or had failed a moment
     /// before.
     pub reject_device_fail: u64,
-    /// Stores refused at that limit because no page in the pools could be read.
+    /// Stores refused at this limit because no page in the pools could be read.
     pub reject_unreadable: u64,
     /// Stores refused because memory that cannot be written back had reached `max_bytes`.
     pub reject_memory_limit: u64,
@@ -64,8 +67,8 @@ pub struct ZswapStats {
     pub clock_leaves: u64,
     /// Pages that are on the device now.
     pub device_pages: usize,
-    /// The compressor of a store whose builder names none, and why it is this one. It depends on the
-    /// processor. Which compressors this store uses is shown in `pools`.
+    /// The compressor that a store gets if its builder names none, and the reason for this choice, which
+    /// depends on the processor. `pools` shows which compressors this store uses.
     pub default_compressor: DefaultCompressor,
     /// The pools that are alive.
     pub pools: Vec<PoolStats>,
@@ -132,8 +135,8 @@ impl ZswapStats {
 }
 
 impl fmt::Display for ZswapStats {
-    /// Writes a line `name: value` for each figure, then a line for each pool. In the kernel's debugfs, each
-    /// figure has a file.
+    /// Writes a line `name: value` for each figure, then a line for the default compressor and one for each
+    /// pool.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in self.sizes() {
             writeln!(f, "{name}: {value}")?;

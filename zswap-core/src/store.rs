@@ -5,9 +5,10 @@
 //!   object into the backend. It holds no entry lock while it does so. Then it locks the entry, installs the
 //!   new word, unlocks, and frees the old content. If several threads store under one entry, the page of the
 //!   thread that locks the entry last stays.
-//! * `load` locks the entry, pins the object, unlocks, and decompresses from the pinned bytes. Two readers of
-//!   one entry exclude each other only while they pin. If another thread overwrites or invalidates the entry
-//!   during a read, the object is freed, but its bytes stay until the reader drops its guard.
+//! * `load` reads a pattern that fits in the entry's word without the lock. Otherwise it locks the entry, pins
+//!   the object or slot, unlocks, and reads the pinned bytes. Two readers of one entry exclude each other only
+//!   while they pin. If another thread overwrites or invalidates the entry during a read, the object is freed,
+//!   but its bytes stay until the reader drops its guard.
 //! * `take` reads the page as `load` does. Then it empties the entry if the entry still holds the object that
 //!   was read; otherwise it reads again. If the page is a pattern, `take` reads it and empties the entry
 //!   under one hold of the lock.
@@ -48,8 +49,8 @@ use zpool_base::contained::Contained;
 ///
 /// A store is `Send` and `Sync`: it can be shared by reference or in an `Arc`, and called from any thread.
 /// Operations on different entries may still wait for each other, but not for long: for the backend's locks
-/// and, when nodes of the index are added or removed, for the index's lock. Operations on one CPU share one
-/// compression context and take turns.
+/// and, when nodes of the index are added or removed, for the index's lock. Each pool has one compression
+/// context per CPU; operations that need the same context take turns.
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
@@ -402,9 +403,9 @@ impl Zswap {
 
     /// Writes the page of a locked entry into `page`, then calls `read` with the entry's word.
     ///
-    /// Until `read` returns, the object or slot that was read stays allocated, and its pool stays alive. So,
-    /// if `read` finds a word with equal content, that word names the page that was read. This does not hold
-    /// for a pattern, since its place may be reused.
+    /// Until `read` returns, the object or slot stays allocated, and the object's pool stays alive. So, if
+    /// `read` finds a word with equal content, that word names the page that was read. This does not hold for
+    /// a pattern, since the pattern's place in the side table may be reused.
     #[inline]
     fn read_locked<'s, T>(
         &'s self,
@@ -474,7 +475,7 @@ impl Zswap {
         then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
     }
 
-    /// Turns an object back into its page. If a checksum was noted for the page, checks the page against it.
+    /// Turns an object back into its page. Checks the page against the checksum `sum`, if there is one.
     #[inline]
     pub(crate) fn restore(
         &self,

@@ -159,7 +159,8 @@ fn whatever_an_acomp_does_no_page_is_said_to_be_there_that_is_not_and_nothing_ha
             codecs.register("half", move |_| Ok(Arc::new(half.clone()))).unwrap();
             let store = Zswap::builder().compressor_registry(codecs).compressor("half");
             let store = store.acomp(Arc::new(Liar(lie, Mutex::default()))).build().unwrap();
-            // More batches run at the same time than there are completion queues.
+            // Many batches run, one after another. Some lies never return a batch's completion queue, so
+            // the queues may run out.
             for round in 0..if cfg!(miri) { 3 } else { 40 } {
                 let pages: Vec<_> = (0..5).map(|n| (at(n), marked(n, round))).collect();
                 for (stored, (entry, page)) in store_all(&store, &pages).iter().zip(&pages) {

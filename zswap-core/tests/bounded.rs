@@ -82,7 +82,7 @@ fn second_chances_end() {
         let before = store.stats().clock_entries;
         store.store(at(100_000 + n), &marked(n, 1)).unwrap();
         let visited = store.stats().clock_entries - before;
-        // The walk wrote up to 32 pages back, each after 64 second chances.
+        // The walk wrote up to 32 pages back, each after at most 64 second chances.
         assert!(visited <= 33 * 65, "{visited} entries for one store");
     }
 }

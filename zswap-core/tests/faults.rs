@@ -24,7 +24,7 @@ use zswap_core::{
     BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Recompress, StoreError, Zswap, builtin,
 };
 
-/// Says what the codec or backend under test does at its next call.
+/// Says what the codec or backend under test does when it is called.
 #[derive(Debug, Default)]
 struct Script {
     mode: AtomicU32,
@@ -438,8 +438,7 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     assert_eq!(said, ["Err(Reentrant { entry: SwapEntry(0, 100) })", "Ok(())", "true", "true"]);
     check(&store, 1, 1);
     check(&store, 6, 6);
-    // Two of these pages are gone because a store under their entry was refused. A nested call has dropped
-    // the third.
+    // Pages 3 and 4 are gone because stores under their entries were refused. A nested call has dropped page 2.
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);

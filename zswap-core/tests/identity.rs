@@ -58,8 +58,8 @@ impl SwapDevice for Hooked {
     }
 }
 
-/// Replaces the old pool and its page. Drops the page, so that the pool is taken down and a new pool takes
-/// its place. The newer page is the first object of the new pool, as the older page was in the old pool.
+/// Replaces the old pool and its page. Drops the page, so that the pool is taken down, and a new pool takes
+/// its place. The newer page is the first object of the new pool, as the older page was of the old pool.
 fn replace_pool_and_page(store: &Zswap, newer: &Page) {
     store.set_compressor("trim8").unwrap();
     assert!(store.invalidate(at(0)));

@@ -1,5 +1,5 @@
-//! At its limit, a store refuses no page while its device accepts writes. A store without a device refuses a
-//! page only if it can free no memory for it, and returns the reason.
+//! At its limit, a store refuses no page while its device accepts writes and the pages in its pools can be read.
+//! A store without a device refuses a page only if it can free no memory for it, and returns the reason.
 //!
 //! These tests do not run under Miri, because they fill stores with thousands of pages. `tests/writeback.rs`
 //! has smaller tests.
@@ -423,8 +423,8 @@ impl CompressorCtx for Picky {
     }
 }
 
-/// One page cannot be read. Other pages are stored nevertheless, since other threads free the memory that
-/// they hold.
+/// One page cannot be read. Other pages are stored nevertheless, since the threads that hold the rest of the
+/// memory free it soon.
 #[test]
 fn one_page_that_cannot_be_read_refuses_no_other() {
     for zpool in &backends() {

@@ -131,8 +131,8 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     assert_eq!((first.moved, first.not_smaller, calls.load(SeqCst)), (4, 0, 4));
     check(&store, 9, 0);
     let second = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
-    // The walk continues there, and goes around. It tries all other pages, except page 9, which was loaded
-    // since. Ten get smaller.
+    // The second walk begins where the first one ended, and goes around. It tries all remaining pages except
+    // page 9, which was just loaded. Ten get smaller.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
     // A page of zbud holds two objects, so an object of a quarter of a page counts as half a page.
     assert_eq!(first.bytes_saved + second.bytes_saved, 14 * PAGE_SIZE / 2);

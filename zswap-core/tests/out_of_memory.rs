@@ -345,8 +345,8 @@ const CALLS: &[Call] = &[
     ("recompress", |rig, plan| {
         rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(4)).unwrap();
         if rig.store.stats().pools.len() == 1 {
-            // No page takes less memory with that compressor. So its pool is empty, is dropped, and would be
-            // built again by the next call, which may abort.
+            // No page takes less memory with that compressor. So its pool was empty and was dropped. The next
+            // call would build it again, and may abort.
             return;
         }
         match short(plan, || rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(8))) {

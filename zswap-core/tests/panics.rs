@@ -1,6 +1,6 @@
 //! A device, a codec and a page provider panic in every call and every destructor. Even the destructors of
-//! the panics' payloads panic. Each call on the store returns an error, and no page is lost except the one
-//! being handled.
+//! the panics' payloads panic. A call on the store that needs one of them returns an error, and no page is lost
+//! except the one being handled.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

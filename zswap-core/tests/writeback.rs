@@ -37,8 +37,8 @@ fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     (builder.pages(move || Ok(given.clone())), pages)
 }
 
-/// Makes a store that holds entries `0..count`. Its device can be made to fail, and wraps a device in memory.
-/// Returns the store, the device in memory and the store's device.
+/// Makes a store that holds pages under the entries `0..count`. Its device can be made to fail, and wraps a
+/// device in memory. Returns the store, the device in memory and the store's device.
 fn filled(count: u64) -> (Zswap, Arc<MemorySwapDevice>, Arc<FaultySwapDevice>) {
     let memory = Arc::new(MemorySwapDevice::new(1000));
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
@@ -342,8 +342,8 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     let (store, device) = hooked(2);
     assert_eq!(store.shrink(2), Ok(2));
     let mut back = Box::new([0; PAGE_SIZE]);
-    // While `take` reads the page, the entry is overwritten and written back again. If the slot were already
-    // free, that writeback would use it.
+    // While `load` reads the page, the entry is overwritten and the new page is written back. If the slot were
+    // free already, that writeback would use it.
     let rewrite = |store: &Zswap| {
         store.store(at(0), &marked(0, 1)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));

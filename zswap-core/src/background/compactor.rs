@@ -9,7 +9,7 @@
 //! The thread checks a store at rest less and less often, and a store with fast growing waste more often.
 //! After a run it pauses long enough to keep within the share of one processor's time that the policy allows.
 //!
-//! A check only reads the backends' statistics, so it costs stores and loads nothing.
+//! A check only reads the backends' statistics, so it hardly delays stores and loads.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -38,16 +38,16 @@ const LEAST_GAIN: usize = 64 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct CompactorPolicy {
-    /// The waste that is tolerated: the bytes by which the pools' pages exceed the compressed bytes, in
-    /// percent of the compressed bytes. At most 100. Default 3.
+    /// The waste that is tolerated, in percent of the compressed bytes. Waste is the number of bytes by which
+    /// the pools' pages exceed the compressed bytes. At most 100. Default 3.
     pub from_percent: u8,
     /// The usual pause between two checks of the pools. While nothing changes in the pools, pauses grow up to
     /// 16 times this. While much waste gathers between two checks, pauses shrink down to a 16th of this.
     /// Default 100 ms.
     pub pause: Duration,
     /// The share of one processor's time that runs may take, in percent. After each run the thread pauses
-    /// long enough to keep within it. 0 counts as 1. Default 10: with 5, runs could not keep up with a store
-    /// in which every page was replaced three times a second.
+    /// long enough to keep within this share. 0 counts as 1. Default 10: with 5, runs could not keep up with a
+    /// store in which every page was replaced three times a second.
     pub time_percent: u8,
 }
 
@@ -222,9 +222,9 @@ impl Zswap {
     /// # Blocking
     /// Takes microseconds if nothing can be freed, otherwise as long as moving the objects takes. It works in
     /// small steps, and other threads can allocate and free between them. Objects that are being read stay in
-    /// place. Concurrent calls are harmless. A call ends even if other threads keep allocating and freeing,
-    /// or a backend never reports that it is complete: it leaves each pool after a number of steps that
-    /// depends on the pool's objects and pages at the start.
+    /// place. Concurrent calls are harmless. A call ends even if other threads keep allocating and freeing, or
+    /// if a backend never reports that it is complete: the number of steps in a pool is limited, depending on
+    /// the objects and pages that the pool had at the start.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         if !self.is_here() {
             return Err(ZpoolError::Forked { backend: "the store" });

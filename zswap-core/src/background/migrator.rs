@@ -73,9 +73,9 @@ impl BackgroundMigration {
 impl Zswap {
     /// Runs [`Zswap::migrate_pools`] on a thread: `chunk` pages at a time, with a `pause` between chunks. The
     /// thread ends when all pages are in the current pool, when the store is gone, or when the returned
-    /// [`BackgroundMigration`] is dropped. It keeps the store alive only while it moves a chunk. A page that
-    /// cannot be moved ends a chunk. The next chunk begins behind that page, and the page's turn comes again
-    /// when all others have had theirs. While no page can be moved, the pauses grow up to a second.
+    /// [`BackgroundMigration`] is dropped. The thread keeps the store alive only while it moves a chunk. A page
+    /// that cannot be moved ends a chunk. The next chunk begins behind that page, and the thread tries the page
+    /// again after all others. While no page can be moved, the pauses grow up to a second.
     ///
     /// ```
     /// use core::time::Duration;

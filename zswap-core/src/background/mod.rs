@@ -1,10 +1,10 @@
 //! A thread that works on a store, step by step. It ends when its work is done, when it is stopped, or when
 //! the store is gone.
 //!
-//! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
-//! [`Background`] waits for one page, not for a whole step. If user code panics in a step, the thread goes
-//! on, and its report shows the panic. After `fork`, the child does not have the thread, so dropping the
-//! [`Background`] does nothing there.
+//! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, or between two
+//! calls of a backend's compaction. So dropping the [`Background`] waits for one page or call, not for a whole
+//! step. If user code panics in a step, the thread goes on, and its report shows the panic. After `fork`, the
+//! child does not have the thread, so dropping the [`Background`] does nothing there.
 
 pub(crate) mod compactor;
 pub(crate) mod migrator;
@@ -64,9 +64,9 @@ impl<S> Shared<S> {
 
 /// A thread that shrinks, compacts or migrates a store. `R` is the type of its report.
 ///
-/// Dropping this stops the thread. The thread first finishes the page, or the up to 256 objects, that it is
-/// moving, and the drop waits for that. The thread does not keep the store alive between its steps, and ends
-/// when the store is gone. `Send` and `Sync`.
+/// Dropping this stops the thread. The thread first finishes the page that it is moving, or the current call of a
+/// backend's compaction, which moves at most 256 objects in `zsmalloc`. The drop waits for that. The thread does
+/// not keep the store alive between its steps, and ends when the store is gone. `Send` and `Sync`.
 ///
 /// ```
 /// use std::sync::Arc;

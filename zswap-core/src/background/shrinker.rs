@@ -65,8 +65,8 @@ impl ShrinkerPolicy {
     /// and `came_back` pages were loaded from the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
         let from = percent_of(max, self.from_percent);
-        // Writing a page back frees at most the size of a page. So at least this many pages must be written
-        // back.
+        // Writing a page back frees at most the size of a page. So to get down to the threshold takes at least
+        // this many pages.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
@@ -161,8 +161,8 @@ impl Zswap {
                         ..WrittenBack::default()
                     });
                     idle = next_pause(idle, done.pages, done.error.is_some());
-                    // The report shows the error of a page that could not be read. But such an error does not
-                    // lengthen the pause.
+                    // An unreadable page does not lengthen the pause, so its error is added only now, for the
+                    // report.
                     done.error = done.error.or(done.passed_by.take());
                     Next::After(policy.pause.saturating_mul(idle))
                 }

@@ -1,9 +1,10 @@
 //! The lock of an entry. It is a bit in the entry's word, and also guards the entry's checksum.
 //!
 //! # Rules
-//! * The lock is held for a few dozen instructions, to read or replace the word and to pin its object. It is
-//!   never held during compression, decompression or device I/O. The only user code that runs under it is the
-//!   backend's `obj_read_begin`. Nothing blocks under it.
+//! * The lock is held for a few dozen instructions, to read or replace the word and to pin its object or slot.
+//!   It is never held during compression, decompression or device I/O. The only user code that runs under it
+//!   is the backend's `obj_read_begin`. The only locks taken under it are the backend's and leaf mutexes, which
+//!   are held as briefly.
 //! * Order: the entry lock comes before the backend's locks. A thread that holds an entry lock never waits
 //!   for an `AcompCtx`.
 //! * A thread holds at most one entry lock.

@@ -156,17 +156,18 @@ impl Word {
         Word(self.0 & !(LOCKED | WAITERS))
     }
 
-    /// Returns the word with the mark that its page was loaded, so that the clock gives it a second chance.
+    /// Returns the word with the `referenced` bit set: the page was loaded, so the clock gives it a second
+    /// chance.
     pub(crate) const fn referenced(self) -> Self {
         Word(self.0 | REFERENCED)
     }
 
-    /// Returns the word without the mark that its page was loaded: its second chance is used up.
+    /// Returns the word with the `referenced` bit cleared: the page's second chance is used up.
     pub(crate) const fn unreferenced(self) -> Self {
         Word(self.0 & !REFERENCED)
     }
 
-    /// Returns the word with the mark that a denser compressor did not make the page smaller.
+    /// Returns the word with the `tried` bit set: recompression did not make the page smaller.
     pub(crate) const fn tried(self) -> Self {
         Word(self.0 | TRIED)
     }

@@ -1,12 +1,12 @@
 //! Migration moves pages from pools that were current before into the current pool.
 //!
-//! A page is read as a load reads it, compressed again, and put into the current pool, while no lock is held.
-//! Then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
-//! throughout, and a failure leaves the page in place. If the entry is overwritten during the move, the new
-//! page stays.
+//! Migration reads a page as a load does, compresses it again, and puts it into the current pool. It holds no
+//! lock meanwhile. Then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays
+//! readable throughout, and a failure leaves the page in place. If the entry is overwritten during the move,
+//! the new page stays.
 //!
-//! Pages that recompression has moved stay in their pool. This ends when that pool becomes current: later,
-//! its pages are migrated like others.
+//! Pages that recompression has moved stay in their pool. But once that pool has been the current one, its
+//! pages are migrated like others.
 
 use crate::error::MigrateError;
 use crate::moves::relocate::{Relocated, Wanted};

@@ -44,7 +44,8 @@ impl<'a> Recompress<'a> {
         self
     }
 
-    /// Skips pages in use: those that were loaded since recompression or writeback last visited them.
+    /// Skips pages in use: those that were loaded since writeback or an earlier call with `idle` last skipped
+    /// them.
     #[must_use]
     pub fn idle(mut self) -> Self {
         self.idle = true;
@@ -61,8 +62,8 @@ pub struct Recompressed {
     /// Pages that stayed in place, because they would not take less memory. Later calls with this compressor
     /// skip such a page until it is overwritten or moved.
     pub not_smaller: usize,
-    /// How much less memory the objects of the moved pages take than before, in bytes. Each object counts
-    /// with the size to which its backend rounds it.
+    /// The bytes of memory saved: what the objects of the moved pages took before, minus what they take now.
+    /// Each object counts with the size to which its backend rounds it.
     pub bytes_saved: usize,
 }
 
@@ -139,8 +140,8 @@ impl Zswap {
 
     /// Makes a copy of a page in the denser pool, and sets `saved` to the bytes saved. Returns `None` if the
     /// copy would take `footprint` bytes of memory or more. The copy may exceed the limit by a run of pages,
-    /// because the old copy, which takes more memory, is freed right after. If that is not enough, makes room
-    /// as a store does. Not inlined, for the reason given at `migrate`.
+    /// because the old copy, which takes more memory, is freed right afterwards. If more room is needed, makes
+    /// room as a store does. Not inlined, for the reason given at `migrate`.
     #[inline(never)]
     fn recompressed(
         &self,

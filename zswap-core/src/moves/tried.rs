@@ -1,13 +1,13 @@
 //! Remembers which compressors did not make a page smaller, so that recompression does not try them again.
 //!
-//! A bit in an entry's word says that at least one compressor did not make the page smaller. The notes here
-//! say which compressors those are: for each entry's key, a bit for each of at most eight compressors. The
-//! bit in the word is cleared when the page is replaced or moved. The notes of a key count only while that
-//! bit is set, so they are never stale. If there is no memory for a note, the compressor is tried on the page
-//! again.
+//! The bit `tried` in an entry's word says that at least one compressor did not make the page smaller. The
+//! notes here say which compressors: for each entry's key, they have a bit for each of at most eight
+//! compressors. The bit `tried` is cleared when the page is replaced or moved. The notes of a key count only
+//! while `tried` is set, so stale notes do no harm. If there is no memory for a note, the compressor is tried
+//! on the page again.
 //!
-//! Lock: a mutex, which is held for a look-up. No other lock is taken under it. The map grows only while the
-//! thread holds no entry lock.
+//! Lock: a mutex, which is held for a look-up or a change. No other lock is taken under it. The map grows only
+//! while the thread holds no entry lock.
 
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ impl Tried {
 
     /// Notes that a codec did not make a key's page smaller. `first` says that this is the first codec noted
     /// for the page, so older notes of the key are stale. The caller holds the entry's lock, and sets the bit
-    /// in the entry's word under it.
+    /// `tried` of the entry's word before it unlocks.
     pub(crate) fn note(&self, key: u64, codec: Codec, first: bool) {
         self.with(|notes| {
             if let Some(of) = notes.of.get_mut(&key) {
@@ -87,7 +87,7 @@ impl Tried {
     }
 
     /// Returns whether a codec was noted for a key's page. The caller holds the entry's lock and has found
-    /// the bit in the entry's word set.
+    /// the bit `tried` of the entry's word set.
     pub(crate) fn was(&self, key: u64, codec: Codec) -> bool {
         self.with(|notes| notes.of.get(&key).is_some_and(|of| of & codec.0 != 0))
     }

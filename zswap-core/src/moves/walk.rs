@@ -2,8 +2,9 @@
 //! one ended, and goes around at most once.
 //!
 //! Same-filled pages and pages on the device have no pool memory. A walk skips whole leaves that have only
-//! such entries (`index/pooled.rs`), so its cost depends on the number of pages in the pools. Concurrent
-//! walks of one hand share the entries: a walk that begins a leaf first moves the hand behind that leaf.
+//! such entries (`index/pooled.rs`). So the cost of a walk depends on the number of pages in the pools, not on
+//! the number of entries. Concurrent walks with the same hand share the entries: before a walk visits a leaf,
+//! it moves the hand behind that leaf.
 
 use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};

@@ -144,9 +144,9 @@ impl Zswap {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
-    /// Turns the device's error into an error of writeback. Notes that the device failed, unless it is only
-    /// full. A full device is tried again with the next page to write, even if it has fewer slots than the
-    /// store assumes.
+    /// Turns the device's error into an error of writeback. Notes that the device failed, unless it reports
+    /// that it is full. A full device counts as working, so the store tries it again without a pause. A device
+    /// may report this although the store knows of free slots.
     fn not_written(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
         if let DeviceError::Full { slots } = source {
             return WritebackError::DeviceFull { slots };

@@ -1,4 +1,4 @@
-//! A pool of a store: a backend, a compressor, and the contexts that belong to both.
+//! A pool of a store: a backend, a compressor, and the compressor's contexts.
 //!
 //! This module turns pages into objects and objects into pages. It does not know about entries. It calls the
 //! backends and codecs, and turns their panics into errors.
@@ -36,7 +36,7 @@ pub(crate) struct Pool {
     pub(crate) codec: Codec,
     /// Contexts and buffers for the requests of batches.
     pub(crate) spares: Spares,
-    /// The budget to which the backend's pages are charged. It is a part of the store's budget.
+    /// The budget to which the backend's pages are charged. Its charges count in the store's budget, too.
     charged: Arc<PageBudget>,
     /// Set if the backend does not charge its pages. Then the pool charges them.
     uncharged: AtomicBool,
@@ -180,9 +180,9 @@ impl Pool {
         self.compaction
     }
 
-    /// Returns whether the pool was built from this backend's name, and `text` is the spec or the canonical
-    /// name of its compressor. May return false although `text` means the same compressor. Unlike resolving
-    /// `text`, allocates nothing.
+    /// Returns whether the pool has the backend `zpool_name`, and `text` is the spec that its compressor was
+    /// built from, or the compressor's canonical name. May return false although `text` means the same
+    /// compressor. Unlike resolving `text`, this allocates nothing.
     pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
         self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
@@ -271,10 +271,10 @@ impl Pool {
         Ok(Stored { handle, len: bytes.len(), raw })
     }
 
-    /// Finds out whether the backend charges its pages, and charges them if it does not. Called when nothing
-    /// is charged, or when the backend is known not to charge. In the first case the caller has an object in
-    /// the backend. A backend that charges keeps that object's page charged, whatever other threads free. So,
-    /// if the backend has pages and still nothing is charged, it does not charge.
+    /// Finds out whether the backend charges its pages. If it does not, charges them. Called when nothing is
+    /// charged, or when the backend is known not to charge. In the first case the caller has an object in the
+    /// backend. If the backend charged, that object's page would be charged now, whatever other threads free.
+    /// So, if the backend has pages and still nothing is charged, it does not charge.
     #[cold]
     fn look_whether_it_charges(&self) {
         // Relaxed, here and below: as in `malloc`.

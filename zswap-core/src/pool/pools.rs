@@ -1,4 +1,4 @@
-//! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
+//! The pools of a store: the current one, which takes new pages, and others that still hold pages.
 //!
 //! Each pool has one of 15 places, and stays there while it has references ([`crate::pool::percpu_ref`]). The
 //! thread that drops the last reference removes the pool from its place and drops it, with its contexts and
@@ -97,8 +97,8 @@ impl Pools {
         }
     }
 
-    /// Returns a new reference to the pool of a page. The page must exist: the caller holds the lock of its
-    /// entry, or has taken the page out of the entry.
+    /// Returns a new reference to the pool of a page. The page must exist: the caller holds the lock of the
+    /// page's entry, or has taken the page out of the entry.
     #[inline]
     #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
     pub(crate) fn of_page(&self, id: PoolId) -> PoolRef<'_> {

@@ -1,4 +1,4 @@
-//! Makes pages for the tests of the store, of the kinds that are found in real memory.
+//! Makes pages for the tests of the store. They are of the kinds that are found in real memory.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 

@@ -14,8 +14,8 @@
 //!   must not shrink, reclaim, do device I/O or call a user's callback.
 //! * A context is not re-entrant. A codec or backend may call back into a store on the thread that holds a
 //!   context. Then every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
-//!   ever, even if the store is another one or the thread has migrated to another CPU. Calls that need no
-//!   context work.
+//!   ever. That includes calls to another store, and calls after the thread has migrated to another CPU. Calls
+//!   that need no context work.
 //!
 //! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates while it
 //! holds a context is slower, not wrong. A thread on the CPU makes the context. So this thread touches the
@@ -23,7 +23,8 @@
 //!
 //! A thread that finds its context locked waits for it. The holder has migrated or is descheduled, so it
 //! might seem better to take a neighbour's context. Measurements (docs/architecture.md) show that it is
-//! worse: the neighbour then has to wait, too, and finds its context's memory in the wrong cache.
+//! worse: threads on the neighbour's CPU then have to wait, too, and find the context's memory in the wrong
+//! cache.
 
 use core::fmt;
 // These are from std even under loom: they serve a statistic, and no modelled protocol depends on it.
@@ -138,7 +139,8 @@ impl AcompCtxs {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
-    /// Locks this CPU's context, and makes the context on first use. If it cannot be made, locks another CPU's.
+    /// Locks this CPU's context, and makes the context on first use. If the context cannot be made, locks
+    /// another CPU's.
     ///
     /// # Errors
     /// [`CodecFault::Reentrant`] if this thread already holds a context or is ending; [`CodecFault::Failed`] if
@@ -151,8 +153,8 @@ impl AcompCtxs {
         self.hold_of(cpu::current(), compressor)
     }
 
-    /// Does what `hold` does, for the given CPU. Any number is valid: a CPU whose number is not below the
-    /// number of places, for instance one that was added after the pool was made, shares another CPU's place.
+    /// Does what `hold` does, for the given CPU. Any CPU number is valid. A CPU that was added after the pool was
+    /// made may have a number for which there is no place; it shares another CPU's place.
     #[inline]
     fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
@@ -181,7 +183,7 @@ impl AcompCtxs {
         Ok((ctx, tools))
     }
 
-    /// Locks another CPU's context: the first that is free. If none is free, waits for the first that exists.
+    /// Locks another CPU's context: the first that is not locked. If all are locked, waits for the first one.
     /// Returns `None` if no other CPU has a context.
     #[cold]
     fn anothers(&self, own: usize) -> Option<Locked<'_>> {

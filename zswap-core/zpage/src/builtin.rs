@@ -1,4 +1,5 @@
-//! The built-in backends and compressors. No other file names concrete ones.
+//! The built-in backends and compressors. Outside tests and examples, no other module of this crate names a
+//! backend. The compressors are listed in the crate `compressors`.
 //!
 //! Each one has a cargo feature of the same name, with two exceptions: `lz4hc` comes with the feature `lz4`, and
 //! `null` is always compiled in.

@@ -53,7 +53,8 @@ impl Codec {
         self.hold().map(drop)
     }
 
-    /// Locks this CPU's context, and makes the context on first use. If it cannot be made, locks another CPU's.
+    /// Locks this CPU's context, and makes the context on first use. If the context cannot be made, locks
+    /// another CPU's.
     ///
     /// ```
     /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
@@ -86,8 +87,8 @@ impl Codec {
     }
 
     /// Compresses a page, calls `then` with the bytes to store, and returns the result of `then`. The bytes to
-    /// store are the compressed bytes if they are fewer than the page's, else the page itself. They may lie in
-    /// the context's buffer, so the context stays locked until `then` returns.
+    /// store are the compressed bytes if there are fewer of them than the page has, else the page itself. They
+    /// may lie in the context's buffer, so the context stays locked until `then` returns.
     ///
     /// ```
     /// use zpage::{Codec, PAGE_SIZE, Recipe};
@@ -161,7 +162,7 @@ impl Codec {
     }
 
     /// Returns the bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`:
-    /// those bytes if they are fewer than the page's, else the page itself.
+    /// those bytes if `len` is less than the page's length, else the page itself.
     ///
     /// ```
     /// use zpage::Codec;

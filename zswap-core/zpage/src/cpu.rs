@@ -5,7 +5,8 @@
 
 use crate::sync::MODEL;
 
-/// Returns the length of a per-CPU array: the number of configured CPUs, rounded up to a power of two.
+/// Returns the length of a per-CPU array: the number of CPUs, rounded up to a power of two. On Linux, the CPUs
+/// are those that the system has configured; elsewhere, those that this process may use.
 pub fn places() -> usize {
     // A loom model must be deterministic, so it has one CPU.
     if MODEL {
@@ -55,7 +56,8 @@ pub fn current() -> usize {
     imp::current().unwrap_or_else(number_of_thread)
 }
 
-/// Returns this thread's number. Threads are numbered from 0, which spreads them as well as CPU numbers do.
+/// Returns this thread's number. Threads are numbered from 0 as they first call this. That spreads them about as
+/// well as CPU numbers do.
 fn number_of_thread() -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);

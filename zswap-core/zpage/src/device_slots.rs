@@ -4,14 +4,15 @@
 //! it. When its last reader has gone, the slot is discarded, and after that it is free.
 //!
 //! A freed slot may be taken again, and its number then means another page. So a thread that reads a slot's
-//! number from an entry, and later compares it with the number in the entry, keeps the slot pinned in between. A
-//! pinned slot is not handed out, so an equal number means the same page.
+//! number from an entry, and later compares it with the number in the entry, keeps the slot pinned in between.
+//! While a slot is pinned, it is not taken again, so an equal number means the same page.
 //!
 //! If the device panics, only that call fails ([`DeviceError::Panicked`]). The call's slot is neither lost nor
-//! handed out twice.
+//! taken twice.
 //!
-//! Lock: one leaf mutex, which is held briefly. Only the first use of a slot may allocate under the mutex. Calls
-//! to the device are made without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
+//! Lock: one leaf mutex, which is held briefly. Only the first use of a slot may allocate under the mutex. The
+//! device is called without the mutex. Pinning neither allocates nor waits for readers, since it is done under an
+//! entry's lock.
 
 mod readers;
 
@@ -144,7 +145,8 @@ impl Slots {
     }
 
     /// Pins a taken slot, so that it keeps its page while it is read. Call this under the lock of the entry
-    /// that names the slot: then the slot is certain to be taken. This call neither blocks nor allocates.
+    /// that names the slot: then the slot is certain to be taken. This call neither waits for readers nor
+    /// allocates.
     ///
     /// Returns `None` if nobody reads the slot and 256 others are being read. In this case release the entry's
     /// lock, call [`wait_for_readers`](Self::wait_for_readers), and look up the entry again.
@@ -154,7 +156,7 @@ impl Slots {
         pinned.then(|| ReadSlot { slots: self, slot })
     }
 
-    /// Waits until fewer than 256 slots are being read, so that another one can be pinned.
+    /// Waits until fewer than 256 slots are being read. Then another slot can be pinned.
     ///
     /// # Blocking
     /// Sleeps while 256 slots are being read. Call it with no lock held and no slot pinned, so that the readers
@@ -190,8 +192,8 @@ impl Slots {
         guarded("read", slot, || self.device.device().read_page(u64::from(slot), page))
     }
 
-    /// Gives up a slot. If nobody reads the slot, it is discarded and freed now. Otherwise that happens when its
-    /// last reader has gone. Does nothing in a child after `fork`.
+    /// Gives up a slot. Discards and frees the slot now if nobody reads it, otherwise when its last reader has
+    /// gone. Does nothing in a child after `fork`.
     ///
     /// # Panics
     /// If the slot is free already.

@@ -9,7 +9,7 @@
 //! | [`word_lock`] | a lock in one bit of the word that stands for a page |
 //! | [`device`] | swap devices, to which pages are written back |
 //! | [`device_slots`] | the slots of a device: which are taken, which are being read, which were given up |
-//! | [`builtin`] | the built-in backends and compressors; no other module names them |
+//! | [`builtin`] | the built-in backends and compressors |
 //!
 //! `zswap-core` and `zram` are built from these modules. You can build another kind of page store from them.
 //!

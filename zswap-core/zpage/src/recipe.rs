@@ -17,7 +17,7 @@ use crate::{PAGE_SIZE, builtin};
 
 type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Builds backends and compressors, which it looks up by name in two registries. Makes a page provider for each
+/// Looks up backends and compressors by name in two registries, and builds them. Makes a page provider for each
 /// backend. `Send`, `Sync`, cheap to clone.
 ///
 /// ```

@@ -8,8 +8,8 @@
 //! | 1 | 4 bytes, if the pattern repeats them |
 //! | 2 | a place in the side table, for all other patterns |
 //!
-//! The side table has a leaf lock, which guards the set of free places. A place in use belongs to one entry: the
-//! entry's word contains the place's number. The place is read under that entry's lock. The thread that takes the
+//! The side table has a leaf lock, which guards the set of free places. A place in use belongs to one entry, with a
+//! word that contains the place's number. The place is read under that entry's lock. The thread that takes the
 //! word out of the entry frees the place.
 
 use zpool_base::lockdep::{self, Rank};
@@ -25,8 +25,8 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// Memory for patterns is allocated and released in groups of this number, or of more if the system's pages are
-/// larger than 4096 bytes.
+/// The side table's memory is released in groups of this many patterns, or of more if the system's pages are larger
+/// than 4096 bytes.
 const GROUP: usize = group(512);
 
 /// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.

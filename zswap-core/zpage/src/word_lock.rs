@@ -14,8 +14,8 @@
 //! assert_eq!(word.load(Ordering::Relaxed), 6);
 //! ```
 //!
-//! The lock has two bits of the word, [`LOCKED`] and [`WAITERS`]. All others are the user's. Who reads the word
-//! without the lock masks these two.
+//! The lock has two bits of the word, [`LOCKED`] and [`WAITERS`]. All other bits are the user's. Code that reads the
+//! word without the lock must mask these two.
 //!
 //! # Waiting
 //! A sleeper takes the mutex of the word's stripe, sets WAITERS in the word, and sleeps on the stripe's
@@ -165,8 +165,8 @@ impl WordGuard<'_> {
         self.now
     }
 
-    /// Replaces the value that the word will have, and returns the old one. The two bits of the lock in
-    /// `word` are ignored.
+    /// Replaces the value that the word will have after the unlock, and returns the old value. The lock's two
+    /// bits in `word` are ignored.
     pub fn replace(&mut self, word: u64) -> u64 {
         core::mem::replace(&mut self.now, word & !(LOCKED | WAITERS))
     }
@@ -269,9 +269,9 @@ mod loom_tests {
     use loom::sync::Arc;
     use zpool_base::sync::Watched;
 
-    /// Fails if the unlocking swap or the locking CAS is Relaxed (the watched cell), or if the unlock
-    /// does not check WAITERS or wakes without the stripe's mutex (a sleeper stays asleep: loom reports
-    /// the deadlock).
+    /// Fails if the unlocking swap or the locking CAS is Relaxed: the writes to the watched cell are then not
+    /// ordered. Also fails if the unlock does not check WAITERS, or wakes without the stripe's mutex: a sleeper
+    /// then stays asleep, and loom reports the deadlock.
     #[test]
     fn loom_word_lock_excludes_and_wakes() {
         loom::model(|| {

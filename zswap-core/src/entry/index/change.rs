@@ -18,12 +18,12 @@ pub(super) struct Step<'a> {
     slot: &'a AtomicU32,
     number: u32,
     pub(super) inner: Inner<'a>,
-    /// The number of the child that is next on the way.
+    /// The index of the child that is next on the way.
     pub(super) digit: usize,
 }
 
-/// The way from the root down towards a key. It ends where no inner node that covers the key follows. Valid
-/// while the structure lock is held.
+/// The way from the root down towards a key, through all inner nodes that cover the key. Valid while the
+/// structure lock is held.
 pub(super) struct Way<'a> {
     steps: [Option<Step<'a>>; LEVELS],
     depth: usize,

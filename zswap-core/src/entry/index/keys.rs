@@ -33,8 +33,7 @@ impl LeafKeys {
         self.len += 1;
     }
 
-    /// Replaces the list by the keys of `words` that are at least `from`, and only those with a word that
-    /// `test` accepts.
+    /// Replaces the list by those keys of `words` that are at least `from` and have a word that `test` accepts.
     pub(super) fn fill(&mut self, words: Words<'_>, from: u64, test: impl Fn(Word) -> bool) {
         self.clear();
         for (key, word) in words.iter() {
@@ -54,9 +53,9 @@ impl Deref for LeafKeys {
 }
 
 impl Index {
-    /// Finds the first leaf or lone entry that may have keys from `from` on. Replaces `keys` by those of its
-    /// keys that are in use and at least `from`. Returns the first key behind that leaf; `None` if no greater
-    /// key can exist. If there is no such leaf, `keys` is empty and the result is `None`.
+    /// Finds the first leaf or lone entry that may have keys from `from` on. Fills `keys` with its keys that
+    /// are in use and at least `from`. Returns the first key behind that leaf; `None` if no greater key can
+    /// exist. If there is no such leaf, empties `keys` and returns `None`.
     pub(crate) fn leaf_keys(&self, from: u64, keys: &mut LeafKeys) -> Option<u64> {
         keys.clear();
         let _locked = self.lock_structure();

@@ -13,16 +13,17 @@
 //! it has now.
 //!
 //! # Rules
-//! * The *structure lock* is held to add or remove nodes, to change marks (`pooled.rs`) and to walk. Look-ups
-//!   do not take it. The only locks taken under it are the tables' growth locks. A thread holds no entry lock
-//!   when it takes the structure lock, and does not wait for an entry lock while it holds it.
+//! * The *structure lock* is held to add or remove nodes, to change marks (`pooled.rs`) and to walk. A look-up
+//!   takes it only to wait, after it has found a DEAD word. The only locks taken under it are the tables'
+//!   growth locks. A thread holds no entry lock when it takes the structure lock, and does not wait for an
+//!   entry lock while it holds the structure lock.
 //! * A node's header, children, prefix or key are written before the reference to the node is stored.
 //! * The words of a node are DEAD until the node is linked. So an entry that look-ups cannot find yet cannot
 //!   be used either.
 //! * A leaf or lone entry is removed only after a CAS has changed each of its words from EMPTY to DEAD. So a
 //!   locked or used entry keeps its place. An inner node is removed when it has no child left.
-//! * A lone entry grows in three steps. A CAS changes its word, if unlocked, to DEAD. The leaf takes its
-//!   place. The word is stored in the leaf. A thread that finds a DEAD word waits for the structure lock and
+//! * A lone entry grows in three steps. A CAS changes its word, if unlocked, to DEAD. The leaf takes the lone
+//!   entry's place. The word is stored in the leaf. A thread that finds a DEAD word waits for the structure lock and
 //!   tries again. So the word can be used in one place only, and not at all between the steps. A leaf that
 //!   has a used entry never becomes a lone entry again.
 //! * A group's memory returns to the system when all nodes of the group are removed. None of them is handed

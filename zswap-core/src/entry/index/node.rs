@@ -53,8 +53,8 @@ impl Ref {
         Ref((number + 1) << 2 | 2)
     }
 
-    /// Returns a number by which nodes are spread over counters. Nodes with successive numbers have
-    /// successive results.
+    /// Returns a value that chooses the node's counter in `Removals`. Nodes with successive numbers have
+    /// successive values.
     #[inline]
     pub(super) fn spread(self) -> usize {
         (self.0 >> 2) as usize
@@ -74,7 +74,7 @@ impl Ref {
 /// Says which keys an inner node stands for: those with `prefix` in the bits above the node's digit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// The number of the node's digit: 0 for a node directly above leaves, 14 for the highest digit.
+    /// The position of the node's digit: 0 for a node directly above leaves, 14 for the highest digit.
     pub(super) level: u32,
     /// The key's bits above the node's digit.
     pub(super) prefix: u64,
@@ -107,7 +107,7 @@ impl Header {
         self.way_to(key).is_some()
     }
 
-    /// Returns the number of the child on the way to the key; `None` if the node does not cover the key.
+    /// Returns the index of the child on the way to the key; `None` if the node does not cover the key.
     #[inline]
     pub(super) fn way_to(self, key: u64) -> Option<usize> {
         let digits = key >> Self::shift(self.level);
@@ -118,7 +118,7 @@ impl Header {
         (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
     }
 
-    /// Returns the number of the first child that may have keys from `from` on; `None` if no child can have
+    /// Returns the index of the first child that may have keys from `from` on; `None` if no child can have
     /// any.
     pub(super) fn digit_from(self, from: u64) -> Option<usize> {
         match self.prefix.cmp(&Header::covering(from, self.level).prefix) {
@@ -153,14 +153,14 @@ pub(super) fn leaf_offset(key: u64) -> usize {
     key as usize & ((1 << LEAF_BITS) - 1)
 }
 
-// The memory of a group of nodes is allocated and returned together. So the bytes of a group, and the bytes of its
-// checksums, are a multiple of the system's page.
+// The memory of a group of nodes returns to the system as a whole. So the bytes of a group, and the bytes of its
+// checksums, are a multiple of 4096. If the system's pages are larger, the table makes its groups larger, too.
 
-/// The number of leaves in a group.
+/// The number of leaves in a group, if the system's pages have 4096 bytes.
 pub(super) const LEAF_GROUP: usize = group(512);
-/// The number of lone entries in a group.
+/// The number of lone entries in a group, if the system's pages have 4096 bytes.
 pub(super) const LONE_GROUP: usize = group(1024);
-/// The number of inner nodes in a group.
+/// The number of inner nodes in a group, if the system's pages have 4096 bytes.
 pub(super) const INNER_GROUP: usize = group(512);
 
 /// A leaf, in the form in which the table keeps it: prefix and words.
@@ -202,7 +202,8 @@ impl<'a> Lone<'a> {
     }
 }
 
-/// The words of a leaf or of a lone entry. Without the structure lock, they may get other keys at any time.
+/// The words of a leaf or of a lone entry. Unless the structure lock is held, the words may get other keys at any
+/// time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Words<'a> {
     /// The key of the first word; the other keys follow it.

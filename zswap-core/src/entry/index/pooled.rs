@@ -1,6 +1,6 @@
 //! Marks the parts of the index that hold entries with pool memory.
 //!
-//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So
+//! The clock of writeback must not visit a million same-filled entries to find ten thousand others. So
 //! each inner node has a *mark* for each child. A mark says that an entry below the child may be
 //! `Content::Stored`. A walk visits only marked children.
 //!

@@ -117,7 +117,7 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
 
 #[test]
 fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
-    // The bytes that the records of used nodes take, even in an index of few nodes.
+    // More bytes than the records that say which nodes are in use take in an index of few nodes.
     const FIXED: u64 = 2048;
     let dense = if cfg!(miri) { 256u64 } else { 100_000 };
     let index = Index::new();
@@ -147,7 +147,7 @@ fn its_bytes_are_those_of_nodes_with_their_checksums_and_of_their_numbers() {
     let inners = numbers(&index, Kind::Inner);
     assert_eq!(inners, (2, 2));
     let nodes = (264 + 4 * 32) + 3 * (16 + 4) + 2 * 80;
-    // What is left is for the records that say which nodes of the three groups are in use.
+    // The remaining bytes are the records that say which nodes of the three kinds are in use.
     let rest = index.memory_bytes() - nodes;
     assert!(rest > 3 * 8 && rest < 2000, "{rest}");
     for key in [0, 1 << 20] {

@@ -1,9 +1,9 @@
 //! The list of the devices in use in this process. It keeps two stores from using the same device.
 //!
 //! A store allocates a device's slots from 0, so two stores on one device would overwrite each other's
-//! pages. A device knows nothing of its stores, so the process keeps a list of the attached devices, by
-//! address. [`Attached`] keeps its devices alive, so no other device gets a listed address. A wrapper
-//! names the devices it wraps ([`SwapDevice::inner`]) and is attached together with them.
+//! pages. A device does not know its stores, so the process keeps a list of the attached devices' addresses.
+//! [`Attached`] keeps its devices alive, so no other device gets a listed address. A wrapper names the devices
+//! that it wraps ([`SwapDevice::inner`]) and is attached together with them.
 //!
 //! A child after `fork` makes its own list, because the parent's list may stay locked for ever. It can start
 //! empty, because the parent's stores do nothing in the child ([`zpool_base::fork`]).
@@ -48,8 +48,8 @@ pub enum AttachError {
     OutOfMemory,
 }
 
-/// The most devices that may be attached together: a device and all that it wraps. The bound ends the
-/// search if `inner()` makes new devices at each call.
+/// The most devices that may be attached together: a device and all that it wraps. This bound ends the search
+/// if each device wraps a new one, without end.
 const MOST: usize = 1024;
 
 /// The devices in use in one process.

@@ -1,7 +1,7 @@
 //! A device in a file.
 //!
-//! The file belongs to the device alone (`file/open.rs`). A checksum of each slot's page stays in memory
-//! (`file/sums.rs`), so a changed file gives an error, never a wrong page.
+//! The file belongs to the device alone (`file/open.rs`). The CRC-32 of each slot's page stays in memory
+//! (`file/sums.rs`), so reading a changed page gives an error. One such change in 2^32 goes undetected.
 
 mod open;
 mod sums;
@@ -23,15 +23,16 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 /// Keeps pages in a file, each at its slot's offset. The file belongs to the device alone.
 ///
 /// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
-/// empty regular file, belongs to this user, and gives other users no permission. A symbolic link is not
-/// followed, and a file on procfs, sysfs and the like is refused. While the device lives, the file is locked
-/// (`flock`): creating a second device on it fails, in this process and in any other. The file is closed on
-/// exec. On Windows, only the length and the kind of the file are checked, and the file is opened without
-/// sharing instead of being locked.
+/// empty regular file, belongs to this user, and gives other users no permission. The last component of the path
+/// must not be a symbolic link. On Linux, a file on procfs, sysfs and the like is refused. While the device
+/// lives, the file is locked (`flock`): creating a second device on it fails, in this process and in any other.
+/// The file is closed on exec. On Windows, only the length and the kind of the file are checked, and the file is
+/// opened without sharing instead of being locked.
 ///
-/// The file grows as pages are written. On Linux, discarding a page frees its space in the file. Dropping the
-/// device does not delete the file. Delete it yourself: without the device its content is useless, and it
-/// may contain secrets. On Unix you may unlink the file as soon as the device is made.
+/// The file grows as pages are written. On Linux, discarding a page frees its space in the file, if the file
+/// system supports holes. Dropping the device does not delete the file. Delete it yourself: without the device
+/// its content is useless, and it may contain secrets. On Unix you may unlink the file as soon as the device is
+/// made.
 ///
 /// If the file is truncated, overwritten or damaged, reading a changed page fails with
 /// [`DeviceError::Changed`]. The checksums that detect this take 4 bytes of memory per slot, allocated for

@@ -77,7 +77,7 @@ pub enum DeviceError {
         /// Slots of the device.
         slots: u64,
     },
-    /// There is no memory to record what a slot holds.
+    /// There is no memory to record what a slot holds, or, in a device in memory, to keep the page.
     #[error("no memory to record what a slot of the device holds; free memory and retry")]
     OutOfMemory,
     /// The device panicked.
@@ -125,7 +125,7 @@ impl fmt::Display for Said {
 ///
 /// Calls may block. zswap-core holds no entry lock during a call; zram holds the lock of the page that it
 /// reads or writes. Calls come from any thread and may overlap. Calls for the same slot overlap only if
-/// they are reads. A call may fail. It may also panic, which the store treats as an error
+/// all of them are reads. A call may fail. It may also panic, which the store treats as an error
 /// ([`DeviceError::Panicked`]). In both cases the page stays where it was. In a child after `fork` the
 /// store does not call the device.
 ///

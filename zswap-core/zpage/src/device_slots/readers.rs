@@ -25,7 +25,7 @@ struct Place {
 pub(super) struct Readers {
     /// The table, of length [`PLACES`].
     places: Vec<Place>,
-    /// The number of slots that are being read, each of which is in one place.
+    /// The number of slots that are being read. Each of them takes one place.
     slots: usize,
 }
 
@@ -110,7 +110,7 @@ impl Readers {
             if place.readers == 0 {
                 return;
             }
-            // The slot moves into the hole unless its home comes after the hole.
+            // The slot moves into the hole, if a search from the slot's home passes the hole.
             let from_home = at.wrapping_sub(home(place.slot)) % PLACES;
             if from_home >= at.wrapping_sub(hole) % PLACES {
                 self.places[hole] = place;

@@ -1,11 +1,12 @@
-//! Opens a file for a device's pages. No other user can read the file, and no other device uses it.
+//! Opens a file for a device's pages. While it is open, no other device uses it.
 //!
-//! Pages are copies of memory and may contain secrets. So a new file has mode 0600. An existing file is used only
-//! if it is empty and regular, belongs to this user, and gives other users no permission. The file is never
-//! reached through a symbolic link, and is locked for as long as it is open.
+//! Pages are copies of memory and may contain secrets. So on Unix a new file has mode 0600, and an existing file
+//! is used only if it belongs to this user and gives other users no permission. The last component of the path
+//! must not be a symbolic link. On all systems an existing file must be empty and regular, and the file is
+//! locked for as long as it is open.
 //!
 //! A file on procfs and the like is a view of something else (`/proc/self/mem` is this process's memory).
-//! So files on known file systems of this kind are refused. On any file system, the file's length is set
+//! So on Linux, files on known file systems of this kind are refused. On any system, the file's length is set
 //! once as a test, and the file is refused if it does not keep that length.
 
 use std::fs::File;
@@ -39,7 +40,7 @@ pub enum FileDeviceError {
         /// The most slots that fit in a file.
         most: u64,
     },
-    /// The path names something other than a regular file. Symbolic links are not followed.
+    /// The path names something other than a regular file. On Unix, a symbolic link at its end is not followed.
     #[error("{}: is {what}, not a regular file: name a file, or a path that does not exist", path.display())]
     NotAFile {
         /// The path.
@@ -158,8 +159,8 @@ mod unix {
     use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
     use rustix::io::Errno;
 
-    /// Checks what `stat` and `file_system` report about the file. `open` calls this for an existing path
-    /// before it opens it, and always for the open file: by then the path may lead to another file.
+    /// Checks what `stat` and `file_system` report about a file. `open` calls this before it opens an existing
+    /// file, and again for each open file: by then the path may lead to another file.
     fn check(
         path: &Path,
         stat: &Stat,
@@ -277,8 +278,8 @@ mod unix {
             Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
             Err(errno) => return Err(failed("flock")(errno)),
         }
-        // Checked only under the lock. Before that, another device may write to the file. And a file in use is
-        // seldom empty, but must fail with `InUse`.
+        // The length is checked only under the lock. Before that, another device may write to the file. And a
+        // file in use must be refused with `InUse`, although it is seldom empty.
         let stat = rustix::fs::fstat(&file).map_err(failed("fstat"))?;
         if stat.st_size != 0 {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -289,8 +290,8 @@ mod unix {
         Ok(file)
     }
 
-    /// Unlocks the file. Closing it would not be enough: it stays locked while a child of this process has it
-    /// open.
+    /// Unlocks the file. Closing the file would not be enough: the lock would stay while a child of this process
+    /// has the file open.
     pub(in super::super) fn unlock(file: &File) {
         let _ = rustix::fs::flock(file, FlockOperation::Unlock);
     }

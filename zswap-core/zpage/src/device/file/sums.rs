@@ -3,9 +3,9 @@
 //! Any process that may open the file can change it: another program may write to it, and a file that is
 //! truncated and extended again reads as zeros. So each page that is read is checked against its checksum.
 //!
-//! Lock: a mutex, under which nothing else is locked. The first write to a chunk of 1024 slots allocates the
-//! chunk under the mutex. A hash table finds chunks by number, so a slot with a high number costs no more memory
-//! than one with a low number.
+//! Lock: a mutex, under which nothing else is locked. The first write to one of 1024 slots allocates the chunk of
+//! their checksums, under the mutex. A hash table finds chunks by number, so a slot with a high number costs no
+//! more memory than one with a low number.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
