@@ -108,7 +108,7 @@ impl FailingPages {
     }
 }
 
-/// Counts `pages` pages in `pages_out`, and subtracts them when it is dropped.
+/// Subtracts `pages` from `pages_out` when it is dropped.
 struct Counted<'a> {
     pages_out: &'a AtomicI64,
     pages: i64,

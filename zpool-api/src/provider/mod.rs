@@ -114,7 +114,7 @@ impl fmt::Debug for PageRun {
 /// builds check this (`lockdep::might_sleep`).
 ///
 /// After `fork`, in a child of the process that made the provider, calls to the providers of `zpool-pages`
-/// fail with [`PageError::Forked`] or do nothing. If the child drops such a provider, its memory leaks.
+/// fail with [`PageError::Forked`] or do nothing. In the child, dropping such a provider frees nothing.
 ///
 /// # Safety
 /// Each run that `alloc_run` returns must have the requested length and satisfy the conditions of
