@@ -34,12 +34,12 @@
 //!   lock may be held, and the callback would wait for itself.
 //!
 //! # Locks
-//! Each page has a slot, which is one word. A bit of the word is the slot's lock. Reads and writes of whole
-//! pages hold the lock for a few instructions. A read of a page on the device holds it while the device reads.
-//! Writes of a part of a page, recompression and writeback hold it while they sleep in the codec, the backend
-//! or the device.
-//! The order is: slot lock, then a compression context (`AcompCtx`), then the backend's locks. No thread
-//! waits for a slot's lock while it holds a context or another slot's lock.
+//! Each page has a slot, which is one word. A bit of the word is the slot's lock. A read, or a write of a
+//! whole page, holds the lock for a few instructions. But a read of a page on the device holds the lock while
+//! the device reads. Writes of a part of a page, recompression and writeback hold the lock while they sleep in
+//! the codec, the backend or the device. The order is: slot lock, then a compression context (`AcompCtx`),
+//! then the backend's locks. No thread waits for a slot's lock while it holds a context or another slot's
+//! lock.
 //!
 //! # Files
 //!
