@@ -73,12 +73,12 @@ pub struct Figures {
     pub resident_per_compressed: Option<f64>,
     /// Memory after most pages were freed in the first round.
     pub freed: Option<Freed>,
-    /// The mean store time of a round divided by the mean compression time of that round. This is the median of
-    /// the quotients of all rounds.
+    /// The median, over all rounds, of this quotient: the mean store time of a round divided by the mean
+    /// compression time of the same round.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_store_to_codec"))]
     pub store_over_codec: Option<f64>,
-    /// The mean load time of a round divided by the mean decompression time of that round. This is the median
-    /// of the quotients of all rounds.
+    /// The median, over all rounds, of this quotient: the mean load time of a round divided by the mean
+    /// decompression time of the same round.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_load_to_codec"))]
     pub load_over_codec: Option<f64>,
     /// Why the first refused page was refused.
@@ -170,10 +170,10 @@ impl Figures {
         quotient(self.memory.metadata_bytes, self.memory.pool.map(|pool| pool.pages))
     }
 
-    /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were
-    /// freed. The first value is from before the contestant returned memory to the system, the second from after
-    /// that. Returns `None` if no page was freed, or if the contestant does not report resident or compressed
-    /// bytes.
+    /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were freed. The
+    /// first value is from before the contestant returned memory to the system. The second value is from
+    /// afterwards. Returns `None` if no page was freed, or if the contestant does not report resident or
+    /// compressed bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);

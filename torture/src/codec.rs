@@ -20,7 +20,7 @@ pub struct Watch {
     pub marks: Arc<Marks>,
     /// Counts overlaps.
     pub tally: Arc<Tally>,
-    /// How many of 1000 calls pause.
+    /// How many of 1000 calls pause. Movers pause 20 times as often.
     pub pauses: usize,
     /// Decides which calls panic.
     pub panics: Arc<Panics>,

@@ -80,7 +80,7 @@ pub struct Config {
     pub guards: usize,
     /// How many of 1000 calls of a compressor pause.
     pub pauses: usize,
-    /// Whether shrinker, compactor and migration run in the background.
+    /// Whether threads may start shrinker, compactor and migration in the background.
     pub background: bool,
     /// Length of the round in milliseconds.
     pub length: u64,
