@@ -28,7 +28,7 @@ pub trait Contestant<E>: Sync {
     /// An error ends the turn.
     fn tidy(&self) -> Result<(), E>;
 
-    /// Moves pages out of memory again if earlier loads have moved them into memory for good. Called before
+    /// If earlier loads have moved pages into memory for good, moves these pages out again. Called before
     /// loads, untimed. Does nothing by default.
     ///
     /// # Errors

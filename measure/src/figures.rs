@@ -33,8 +33,7 @@ impl fmt::Display for Name {
 /// Everything that a report says about one contestant. Times are per page, in nanoseconds, as
 /// medians over the rounds; `None` where nothing was timed.
 ///
-/// With the feature `serde` this becomes one object. Refusals, faults and the figures that come from a store's
-/// own statistics are left out.
+/// With the feature `serde` this becomes one object. Refusals, faults and [`Memory::pool`] are left out.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Figures {

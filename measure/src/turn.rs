@@ -1,10 +1,10 @@
 //! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
 //! the plan says so, most pages are freed. The bare codec is measured right before or right after the contestant.
 //!
-//! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
-//! it byte for byte into a buffer that held something else. A refused page is correct only if the
-//! contestant reports that it does not have the page. Threads share the work evenly. A single thread stays
-//! on the processor where the turn began; each of several stays on the processor of its lane.
+//! After each filling, every page is checked, untimed. A stored page is correct only if a load returns it byte for
+//! byte into a buffer that held something else. A refused page is correct only if the contestant reports that it
+//! does not have the page. Threads share the work evenly. A single thread stays on the processor where the turn
+//! began. If there are several threads, each stays on the processor of its lane.
 
 use std::fmt::Display;
 

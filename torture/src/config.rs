@@ -21,7 +21,7 @@ const CODECS: [&str; 9] = [
     "null",
 ];
 /// The most compressors in a round. Each pair of a backend and a compressor is a pool, and all of these
-/// pools may exist at the same time.
+/// pools may exist at the same time. A store can have at most 15 pools.
 const MOST_CODECS: usize = 4;
 
 /// Where a store writes pages back to.

@@ -68,7 +68,7 @@ pub struct TortureDevice {
     written: AtomicUsize,
     /// The device counts as full if at least this number of slots hold a page.
     full_from: usize,
-    /// The last stamp at which the device counted as full.
+    /// The stamp of the last discard that made room on a full device.
     full: AtomicU64,
     /// Discards that may have lowered `written` already and have not set `full` yet.
     discarding: AtomicUsize,

@@ -422,9 +422,9 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// Returns the results of a batch. Reports a finding if they are not one per page. If the whole
-    /// batch was refused, reports a finding and returns None, since no rule allows that. Also returns
-    /// None if the call panicked.
+    /// Returns the results of a batch. Reports a finding if there is not exactly one result per page.
+    /// If the whole batch was refused, reports a finding and returns None, since no rule allows that.
+    /// Also returns None if the call panicked.
     fn batch_done<T>(
         &self,
         call: &str,

@@ -1,9 +1,9 @@
 //! The model: which versions each load may have seen, judged after the fact.
 //!
 //! A round leaves a list of operations for each key, with their stamps and outcomes. Threads share
-//! nothing else while the round runs. Each operation took effect between its start and its end. The
-//! model checks conditions that hold in every order in which this is possible. So every finding is a
-//! fault, and no order has to be guessed.
+//! nothing else while the round runs. Each operation took effect at some moment between its start and
+//! its end, so several orders may be possible. The model checks only conditions that hold in all of
+//! these orders. So every finding is a fault, and no order has to be guessed.
 //!
 //! * **stale**: a load found a version that another operation had replaced or removed. That operation
 //!   left the key in a different state. It began after some operation had witnessed the version, and

@@ -150,8 +150,8 @@ impl<'p> ObjWrite<'p> {
     }
 
     /// Returns the part of the object that is not yet written, for codecs that write in place. Call
-    /// [`ObjWrite::advance`] after writing to it. Its contents are unspecified, usually those of an older
-    /// object.
+    /// [`ObjWrite::advance`] after writing to it. The part's contents are unspecified; usually they come
+    /// from an older object.
     pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {

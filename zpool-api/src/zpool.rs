@@ -268,7 +268,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
-    /// Offers objects to `evict`, those of the oldest page first. Stops once it has freed `target_pages`
+    /// Offers objects to `evict`, beginning with the oldest page. Stops once it has freed `target_pages`
     /// pages or has visited every page once. Returns the number of pages freed.
     ///
     /// Meant for programs that use a backend without a store. The number of callbacks never exceeds the

@@ -120,7 +120,7 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
-    // Always the types of std, not of loom: no protocol under a model depends on them.
+    // Always the types of std, not of loom: no protocol that loom checks depends on them.
     use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};

@@ -47,7 +47,7 @@ pub struct Held(Rank);
 /// let outer = acquire(Rank::Pool);
 /// let inner = acquire(Rank::Leaf); // the other way round would panic
 /// drop((inner, outer));
-/// might_sleep("a page request"); // and this would, with either held
+/// might_sleep("a page request"); // with either lock held, this would panic, too
 /// ```
 #[inline]
 pub fn acquire(rank: Rank) -> Held {

@@ -197,8 +197,8 @@ impl Numbers {
         self.leaving.pop()
     }
 
-    /// Allows the numbers of a group to be taken again, after it has left. `gone` says whether its memory
-    /// was really released.
+    /// Allows the numbers of a group to be taken again, after the group has left. `gone` says whether the
+    /// group's memory was really released.
     pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {

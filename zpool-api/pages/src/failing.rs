@@ -4,8 +4,8 @@
 
 use core::ops::Range;
 use std::sync::Arc;
-// Always the types of std, not of loom: the counters serve tests, and no protocol under a model depends on
-// them.
+// Always the types of std, not of loom: the counters serve tests, and no protocol that loom checks depends
+// on them.
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use zpool_api::PageError;

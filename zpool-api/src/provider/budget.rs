@@ -10,10 +10,10 @@ use crate::PageError;
 /// A limit on the resident pages of all pools that share it.
 ///
 /// A backend that has a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges each page to it before
-/// the page becomes resident. It returns the bytes after the page has left the pool's `total_pages`. So an
-/// object that fits into resident pages charges nothing. Pools stop growing exactly at the limit: an
-/// allocation that would exceed the limit fails with [`PageError::Limit`] and changes nothing. Compaction
-/// and migration may exceed the limit ([`PageBudget::charge_beyond`]).
+/// the page becomes resident. The backend returns the bytes after the page has left the pool's
+/// `total_pages`. So an object that fits into resident pages charges nothing. Pools stop growing exactly at
+/// the limit: an allocation that would exceed the limit fails with [`PageError::Limit`] and changes
+/// nothing. Compaction and migration may exceed the limit ([`PageBudget::charge_beyond`]).
 ///
 /// `Send` and `Sync`. Never blocks. A budget is written to only when pages come and go, not for each
 /// object.

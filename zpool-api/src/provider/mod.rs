@@ -151,8 +151,8 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
 
     /// Isolates a sparsely used block of address space: `alloc_run` takes no run from it until
     /// [`putback_block`](Self::putback_block) puts the block back. First returns all warm pages to the
-    /// system. Then chooses, among the blocks whose runs in use fit into the free space of other blocks,
-    /// the one with the fewest pages in use.
+    /// system. Then chooses a block whose runs in use fit into the free space of other blocks. If there are
+    /// several, chooses the one with the fewest pages in use.
     ///
     /// Returns `None` if no block is worth emptying, if another block is already isolated, or if the
     /// provider has no blocks. The default returns `None`.

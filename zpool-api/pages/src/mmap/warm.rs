@@ -85,7 +85,7 @@ impl WarmCache {
         batch
     }
 
-    /// Moves the runs of `pages` pages that begin in `range` to `taken`, until `taken` has reached its
+    /// Moves to `taken` the runs of `pages` pages that begin in `range`, until `taken` has reached its
     /// capacity. Returns the number of resident pages in the moved runs.
     pub(super) fn take_within(
         &mut self,
