@@ -20,7 +20,8 @@ pub trait ObjCommit: Sync {
     /// Any error of the backend, for instance [`ZpoolError::Forked`]. Before it returns an error, `commit`
     /// must free the space.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
-    /// Frees the space. The drop of the guard calls this if the object was not committed. Must not panic.
+    /// Frees the space. The drop of the guard calls this if [`ObjCommit::commit`] was not called. Must not
+    /// panic.
     fn abort(&self, token: u64);
 }
 
