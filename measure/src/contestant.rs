@@ -28,7 +28,7 @@ pub trait Contestant<E>: Sync {
     /// An error ends the turn.
     fn tidy(&self) -> Result<(), E>;
 
-    /// Moves pages out of memory again if earlier loads have moved them into memory for good. Called before
+    /// If earlier loads have moved pages into memory for good, moves these pages out again. Called before
     /// loads, untimed. Does nothing by default.
     ///
     /// # Errors
@@ -70,8 +70,9 @@ pub trait Worker<E> {
     /// After an error, the pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Loads the unit that was last stored under the numbers from `first` on. `into` has the unit's length
-    /// and is page-aligned. Returns `false` if nothing is stored there.
+    /// Loads the unit whose first page has the number `first`, as it was last stored. A unit is the pages of
+    /// one store ([`Plan::unit`](crate::Plan::unit)). `into` has the unit's length and is page-aligned.
+    /// Returns `false` if nothing is stored there.
     ///
     /// # Errors
     ///

@@ -33,8 +33,7 @@ impl fmt::Display for Name {
 /// Everything that a report says about one contestant. Times are per page, in nanoseconds, as
 /// medians over the rounds; `None` where nothing was timed.
 ///
-/// With the feature `serde` this becomes one object. Refusals, faults and the figures that come from a store's
-/// own statistics are left out.
+/// With the feature `serde` this becomes one object. Refusals, faults and [`Memory::pool`] are left out.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Figures {
@@ -73,12 +72,12 @@ pub struct Figures {
     pub resident_per_compressed: Option<f64>,
     /// Memory after most pages were freed in the first round.
     pub freed: Option<Freed>,
-    /// The mean store time of a round divided by the mean compression time of that round. This is the median of
-    /// the quotients of all rounds.
+    /// The median, over all rounds, of this quotient: the mean store time of a round divided by the mean
+    /// compression time of the same round.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_store_to_codec"))]
     pub store_over_codec: Option<f64>,
-    /// The mean load time of a round divided by the mean decompression time of that round. This is the median
-    /// of the quotients of all rounds.
+    /// The median, over all rounds, of this quotient: the mean load time of a round divided by the mean
+    /// decompression time of the same round.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_load_to_codec"))]
     pub load_over_codec: Option<f64>,
     /// Why the first refused page was refused.
@@ -170,10 +169,10 @@ impl Figures {
         quotient(self.memory.metadata_bytes, self.memory.pool.map(|pool| pool.pages))
     }
 
-    /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were
-    /// freed. The first value is from before the contestant returned memory to the system, the second from after
-    /// that. Returns `None` if no page was freed, or if the contestant does not report resident or compressed
-    /// bytes.
+    /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were freed. The
+    /// first value is from before the contestant returned memory to the system. The second value is from
+    /// afterwards. Returns `None` if no page was freed, or if the contestant does not report resident or
+    /// compressed bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);

@@ -37,7 +37,7 @@ impl Lane {
 pub struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
-    /// The processors on which the thread that made the lanes could run before any turn pinned it.
+    /// The processors that the calling thread could use when it made the lanes, before any turn pinned it.
     processors: Processors,
 }
 

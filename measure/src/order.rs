@@ -18,7 +18,8 @@ pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     order
 }
 
-/// Steele, Lea and Flood's `SplitMix64` generator of random numbers. Its field is the seed.
+/// Steele, Lea and Flood's `SplitMix64` generator of random numbers. Its field is the state, which
+/// begins as the seed.
 ///
 /// ```
 /// use measure::SplitMix;

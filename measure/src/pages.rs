@@ -113,7 +113,8 @@ impl PageSet {
     }
 }
 
-/// Returns whether one 8-byte word fills the page. If so, every byte equals the byte 8 places after it.
+/// Returns whether one 8-byte word fills the page. This is so if every byte equals the byte 8 places after
+/// it.
 fn is_same_filled(page: &Page) -> bool {
     page[8..] == page[..PAGE_SIZE - 8]
 }

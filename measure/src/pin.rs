@@ -4,8 +4,8 @@
 //! contexts there. Both would count as the store's cost. The next turn starts wherever the system likes. So a
 //! processor that is busy with something else spoils only one turn.
 
-/// Keeps the calling thread on one processor until this value is dropped. Does nothing if the system
-/// has no such call or refuses it.
+/// Keeps the calling thread on one processor until this value is dropped. Does nothing if the system has no
+/// call for this, or refuses it.
 ///
 /// ```
 /// use measure::{Pinned, Processors};

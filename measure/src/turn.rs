@@ -1,10 +1,10 @@
 //! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
 //! the plan says so, most pages are freed. The bare codec is measured right before or right after the contestant.
 //!
-//! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
-//! it byte for byte into a buffer that held something else. A refused page is correct only if the
-//! contestant reports that it does not have the page. Threads share the work evenly. A single thread stays
-//! on the processor where the turn began; each of several stays on the processor of its lane.
+//! After each filling, every page is checked, untimed. A stored page is correct only if a load returns it byte for
+//! byte into a buffer that held something else. A refused page is correct only if the contestant reports that it
+//! does not have the page. Threads share the work evenly. A single thread stays on the processor where the turn
+//! began. If there are several threads, each stays on the processor of its lane.
 
 use std::fmt::Display;
 
@@ -307,7 +307,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(filled.times)
     }
 
-    /// Records a fault if the contestant counts other numbers of pages than the filling stored.
+    /// Records a fault if the contestant's counts of pages differ from what the filling stored.
     fn check_counts(&mut self) {
         let Some(counted) = self.turn.memory.pool else { return };
         let taken = self.turn.pages - self.turn.refused.len();
@@ -324,7 +324,7 @@ impl<E: Display + Send> Course<'_, E> {
     }
 
     /// Stores every unit once more: the timed ones in random order, then the others, untimed. Records a fault if a
-    /// unit is refused that was taken before, or the reverse. Returns the times.
+    /// unit that was taken before is refused now, or the reverse. Returns the times.
     fn fill_again(&mut self, timed: &[usize], others: &[usize]) -> Result<Option<Summary>, E> {
         let (plan, contestant, turn) = (self.plan, self.contestant, &*self.turn);
         let again = |worker: &mut dyn Worker<E>, first: usize| match worker
@@ -425,7 +425,7 @@ impl<E: Display + Send> Course<'_, E> {
     }
 
     /// Frees three quarters of the pages in this order, and lets the contestant return memory to the system.
-    /// Records its memory before and after that. Then checks the other pages.
+    /// Records the contestant's memory before and after it returns memory. Then checks the other pages.
     fn free(&mut self, order: &[usize]) -> Result<(), E> {
         self.contestant.settle()?;
         let (gone, left) = order.split_at(order.len() / 4 * 3);

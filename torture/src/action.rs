@@ -1,4 +1,4 @@
-//! The kinds of action. Counts how often each ran, and how often it overlapped another on the same key.
+//! The kinds of action. Counts how often each ran, and how often it overlapped others.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -138,7 +138,8 @@ impl Action {
         self <= Action::LoadBatch
     }
 
-    /// Returns whether the action moves pages one by one. Each page contains its key.
+    /// Returns whether the action moves pages one by one. Its overlaps are counted for each page that it
+    /// moves.
     pub fn is_mover(self) -> bool {
         matches!(self, Action::Migrate | Action::Recompress | Action::Shrink)
     }
@@ -215,7 +216,7 @@ pub struct Marks {
     begun: AtomicU64,
 }
 
-/// The most threads of a run. More could overflow the eight-bit counters in [`Marks`].
+/// The most threads of a run. More than 255 could overflow the eight-bit counters in [`Marks`].
 pub const MOST_THREADS: usize = 64;
 
 const _: () =

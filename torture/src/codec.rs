@@ -20,7 +20,7 @@ pub struct Watch {
     pub marks: Arc<Marks>,
     /// Counts overlaps.
     pub tally: Arc<Tally>,
-    /// How many of 1000 calls pause.
+    /// How many of 1000 calls pause. Movers pause 20 times as often.
     pub pauses: usize,
     /// Decides which calls panic.
     pub panics: Arc<Panics>,
@@ -29,8 +29,8 @@ pub struct Watch {
 impl Watch {
     fn pause(&self) {
         let mut rng = Rng::new(self.clock.last());
-        // Movers pause more often, so that other threads replace the page more than once meanwhile
-        // and a new object gets the place of the one that the mover read.
+        // Movers pause more often. Meanwhile other threads can replace the page more than once, and
+        // a new object can get the place of the object that the mover read.
         let often = if action::is_mover() { 20 * self.pauses } else { self.pauses };
         if rng.below(1000) < often {
             match rng.below(4) {

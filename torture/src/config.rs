@@ -21,7 +21,7 @@ const CODECS: [&str; 9] = [
     "null",
 ];
 /// The most compressors in a round. Each pair of a backend and a compressor is a pool, and all of these
-/// pools may exist at the same time.
+/// pools may exist at the same time. A store can have at most 15 pools.
 const MOST_CODECS: usize = 4;
 
 /// Where a store writes pages back to.
@@ -80,7 +80,7 @@ pub struct Config {
     pub guards: usize,
     /// How many of 1000 calls of a compressor pause.
     pub pauses: usize,
-    /// Whether shrinker, compactor and migration run in the background.
+    /// Whether threads may start shrinker, compactor and migration in the background.
     pub background: bool,
     /// Length of the round in milliseconds.
     pub length: u64,

@@ -1,8 +1,8 @@
 //! A device that can be made to fail, and that checks how it is used.
 //!
-//! It wraps another device. Faults are switched while it is in use. Each failure records a stamp, so
-//! that an error of the store can be compared with what really happened. The device checks the
-//! contract of `SwapDevice`: a slot that holds a page is discarded before it is written again; only
+//! It wraps another device. Faults are switched while it is in use. The stamps of the last failures are
+//! recorded, so that an error of the store can be compared with what really happened. The device checks
+//! the contract of `SwapDevice`: a slot that holds a page is discarded before it is written again; only
 //! a slot that holds a page is read; and no slot is discarded while it is being read.
 
 use core::time::Duration;
@@ -33,7 +33,7 @@ pub enum Fault {
     Torn = 8,
     /// Half of the reads, writes and discards panic, chosen at random.
     Panic = 16,
-    /// Writes and reads take a few milliseconds.
+    /// Movers, and one in eight other calls, pause for up to a few milliseconds before a write or read.
     Slow = 32,
 }
 
@@ -60,7 +60,7 @@ pub struct TortureDevice {
     findings: Arc<Findings>,
     /// The active faults, as bits.
     faults: AtomicU8,
-    /// The longest pause before a call, in microseconds.
+    /// The longest pause before a write or read, in microseconds. [`Fault::Slow`] makes it longer.
     pause: u32,
     /// For each slot, the number of its readers and whether it holds a page.
     slots: Box<[AtomicU32]>,
@@ -68,7 +68,7 @@ pub struct TortureDevice {
     written: AtomicUsize,
     /// The device counts as full if at least this number of slots hold a page.
     full_from: usize,
-    /// The last stamp at which the device counted as full.
+    /// The stamp of the last discard that made room on a full device.
     full: AtomicU64,
     /// Discards that may have lowered `written` already and have not set `full` yet.
     discarding: AtomicUsize,
@@ -80,8 +80,9 @@ pub struct TortureDevice {
 }
 
 impl TortureDevice {
-    /// Wraps `inner`. Nothing fails yet; calls pause for up to `pause`. At most `in_hand` slots are
-    /// allocated without holding a page, because they are about to be written or were just discarded.
+    /// Wraps `inner`. Nothing fails yet; writes and reads pause for up to `pause`. At most `in_hand`
+    /// slots are allocated without holding a page, because they are about to be written or were just
+    /// discarded.
     pub fn new(
         inner: Arc<dyn SwapDevice>,
         pause: Duration,
@@ -235,7 +236,7 @@ impl SwapDevice for TortureDevice {
         if state.is_some_and(|state| state.fetch_add(1, Ordering::SeqCst) & WRITTEN == 0) {
             self.misused("was read while it holds no page", slot);
         }
-        // Takes the reader off even if the device panics.
+        // Removes the reader from the count, even if the device panics.
         struct Done<'a>(Option<&'a AtomicU32>);
         impl Drop for Done<'_> {
             fn drop(&mut self) {

@@ -1,7 +1,8 @@
 //! What one thread does: draws an action, performs it, and records the outcome.
 //!
-//! The version of a page is the stamp at which its store began, so all versions of a run differ. A
-//! thread holds no lock while it calls the store, so that threads collide there freely.
+//! The version of a page is the stamp at which its store began, so all versions of a run differ. Except
+//! when it switches writeback, a thread holds no lock while it calls the store, so that threads collide
+//! there freely.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -214,8 +215,8 @@ impl<'r> Driver<'r> {
         self.refused(call, self.round.facts(start).store(Some(form), error), error);
     }
 
-    /// Returns the outcome of a call that stores a page. `keeps` says that the call keeps the older page
-    /// if it is refused, so it never removes that page first.
+    /// Returns the outcome of a call that stores a page. `keeps` says that a refused call keeps the
+    /// older page. Such a call never removes that page first.
     fn stored(
         &self,
         call: &'static str,
@@ -421,9 +422,9 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// Returns the results of a batch. Reports a finding if they are not one per page. If the whole
-    /// batch was refused, reports a finding and returns None, since no rule allows that. Also returns
-    /// None if the call panicked.
+    /// Returns the results of a batch. Reports a finding if there is not exactly one result per page.
+    /// If the whole batch was refused, reports a finding and returns None, since no rule allows that.
+    /// Also returns None if the call panicked.
     fn batch_done<T>(
         &self,
         call: &str,
@@ -490,8 +491,8 @@ impl<'r> Driver<'r> {
     fn stats(&mut self) -> bool {
         let stats = self.round.store.stats();
         let (pages, keys) = (stats.stored_pages, self.round.config.keys);
-        // A store counts a page just after it publishes it, and another thread may have dropped the
-        // page in between. So the figure may be off by the pages of the calls under way.
+        // A store counts a page just after it has published the page, and another thread may have
+        // dropped the page in between. So the figure may be off by the pages of the calls under way.
         if pages > keys + self.round.threads * (MOST_BATCH + 1) {
             let what = format!("{pages} pages are stored under {keys} keys");
             self.round.run.findings.report("wrong figures", what);

@@ -84,15 +84,15 @@ pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
     Err("fork is used on Linux only".to_owned())
 }
 
-/// Forks. The child questions the store, drops it and its background threads, and exits.
+/// Forks. The child calls the store, drops its background threads and the store, and exits.
 ///
 /// # Errors
 /// Returns, in words, what went wrong in the child, or why no child was made.
 #[cfg(target_os = "linux")]
 pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     use std::time::Instant;
-    // SAFETY: the child calls only the store, drops and `_exit`. glibc keeps its allocator usable
-    // in the child of a process with threads.
+    // SAFETY: the child only calls stores, drops the round's store and its background threads, and
+    // calls `_exit`. glibc keeps its allocator usable in the child of a process with threads.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(format!("no child: {}", std::io::Error::last_os_error()));
@@ -103,7 +103,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     let began = Instant::now();
     loop {
         let mut status = 0;
-        // SAFETY: passes the number of a child of this process, and a status that is writable.
+        // SAFETY: passes the PID of a child of this process, and a pointer to a local variable.
         let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
         if ended == child {
             return match status {

@@ -1,8 +1,9 @@
-//! Wrapped backends. Now and then a call panics, or an object is read for a while on another thread.
+//! Wrapped backends. Now and then a call panics, or a new object gets a read guard that stays open for
+//! a while.
 //!
-//! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor
-//! change: each guard is compared with a copy before it is dropped. Only a few guards are open at
-//! once, since an object that is read is not moved and its space is not reused.
+//! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor change:
+//! each guard is compared with a copy before it is dropped. Only a few guards are open at once,
+//! because an object with a guard cannot move, and its space cannot be reused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,12 +30,12 @@ pub struct Guards {
     count: AtomicUsize,
     /// The number of callers that need the open guards to stay open.
     kept: AtomicUsize,
-    /// How many of 1000 objects are read.
+    /// How many of 1000 new objects get a guard.
     often: usize,
 }
 
 impl Guards {
-    /// Makes a set of guards, none of them open. Of 1000 new objects, `often` are read.
+    /// Makes a set of guards, none of them open. Of 1000 new objects, `often` get a guard.
     pub fn new(often: usize, clock: Arc<Clock>, findings: Arc<Findings>) -> Self {
         Guards {
             clock,

@@ -9,7 +9,7 @@
 //! | `driver.rs` | what one thread does |
 //! | `model.rs` | which versions each load may have seen |
 //! | `rules.rs` | which refusals are allowed, and why |
-//! | `action.rs` | how often each action ran, and overlapped another on the same key |
+//! | `action.rs` | how often each action ran, and how often it overlapped others |
 //! | `page.rs`, `clock.rs` | self-describing pages; the order of events |
 //! | `device.rs`, `codec.rs`, `guards.rs` | a device that fails, codecs that pause, objects that are read |
 //! | `panics.rs` | ordered panics of codecs and backends |

@@ -1,4 +1,5 @@
-//! The program: runs, prints the report, and exits with 1 if it found anything.
+//! The program: runs, prints the report, and exits with 1 if it found a fault or did not cover
+//! every action. With `--must-find`, exits with 1 if it found nothing.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program run for its output")]
 
 use std::process::ExitCode;

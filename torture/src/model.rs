@@ -1,15 +1,16 @@
 //! The model: which versions each load may have seen, judged after the fact.
 //!
 //! A round leaves a list of operations for each key, with their stamps and outcomes. Threads share
-//! nothing else while the round runs. Each operation took effect between its start and its end. The
-//! model checks conditions that hold in every order in which this is possible. So every finding is a
-//! fault, and no order has to be guessed.
+//! nothing else while the round runs. Each operation took effect at some moment between its start and
+//! its end, so several orders may be possible. The model checks only conditions that hold in all of
+//! these orders. So every finding is a fault, and no order has to be guessed.
 //!
 //! * **stale**: a load found a version that another operation had replaced or removed. That operation
 //!   left the key in a different state. It began after some operation had witnessed the version, and
 //!   ended before the load began.
 //! * **lost**: nothing was found, although a page was there before. Since then, no operation ran that
-//!   can have removed it. And no store that may have removed the older page first ran during the call.
+//!   can have removed it. And during the call, no store ran that may have removed the older page before
+//!   it stored its own.
 //! * **ghost**: a page was found, although the key was empty before. Since then, no operation ran that
 //!   can have stored a page.
 //! * **taken twice**: a version was taken by two operations.
@@ -24,7 +25,7 @@ use std::collections::HashMap;
 pub enum Outcome {
     /// A store that succeeded.
     Stored(u64),
-    /// A store that succeeded, and may have removed the older page before that to make room.
+    /// A store that succeeded. To make room, it may first have removed the older page.
     StoredLate(u64),
     /// A store that succeeded, but the same batch stored a later page under the key.
     Passing(u64),
@@ -204,8 +205,8 @@ struct Life {
     take: Option<Op>,
 }
 
-/// Judges all operations on one key, given in any order. If some contradict others, returns the one
-/// that started first; otherwise None.
+/// Judges all operations on one key, given in any order. If some contradict others, returns one of them:
+/// the first double take, or else the one that started first. Otherwise returns None.
 pub fn check(ops: &mut [Op]) -> Option<Violation> {
     ops.sort_unstable_by_key(|op| op.start);
     let mut lives: HashMap<u64, Life> = HashMap::new();

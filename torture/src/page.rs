@@ -1,7 +1,8 @@
 //! Self-describing pages: key, version, writer, and a checksum over the whole page.
 //!
-//! A page of bytes starts with a header of four words. A same-filled page has room for only one
-//! word, which encodes key and version in one of the three forms that the store packs differently.
+//! A page of bytes starts with a header of four words. A same-filled page has room for only one word,
+//! which encodes key and version. There are three forms of this word, and the store packs each of them
+//! differently.
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page};
@@ -57,11 +58,11 @@ impl Form {
 /// What a page says about itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
-    /// The key that it was stored under.
+    /// The key that the page was stored under.
     pub key: u32,
-    /// Its version, which no other page of the run has.
+    /// The page's version, which no other page of the run has.
     pub version: u64,
-    /// The thread that wrote it; unknown for a same-filled page.
+    /// The thread that wrote the page; unknown for a same-filled page.
     pub writer: Option<u32>,
 }
 

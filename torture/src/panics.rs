@@ -1,4 +1,4 @@
-//! Panics of codecs and backends that a round orders. Each records its stamp.
+//! Panics that a round orders in its codecs and backends. The stamp of the last panic is recorded.
 //!
 //! They bypass the panic hook, which records the store's own panics.
 

@@ -143,7 +143,7 @@ fn describe_panic() -> String {
     take_panic().unwrap_or_else(|| "no message".to_owned())
 }
 
-/// How many operations to show before and after those that contradict each other.
+/// How many operations to show before and after each operation of a contradiction.
 const AROUND: usize = 8;
 /// The most actions on the whole store to show.
 const MOST_DEEDS: usize = 40;

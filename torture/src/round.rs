@@ -176,31 +176,31 @@ fn mapped() -> Arc<dyn PageProvider> {
 pub struct Round<'a> {
     /// What all rounds share.
     pub run: &'a Run,
-    /// Its configuration.
+    /// The round's configuration.
     pub config: Config,
     /// The store.
     pub store: Arc<Zswap>,
-    /// Its device.
+    /// The store's device.
     pub device: Option<Arc<TortureDevice>>,
     /// Operations under way.
     pub marks: Arc<Marks>,
     /// Guards held on objects.
     pub guards: Arc<Guards>,
-    /// The page providers of its pools.
+    /// The page providers of the store's pools.
     pub providers: Arc<Providers>,
-    /// Its background threads.
+    /// The store's background threads.
     pub background: Mutex<Vec<Background>>,
     /// A stamp below every version of the round.
     pub base: u64,
-    /// When it began.
+    /// When the round began.
     pub began: Start,
-    /// Panics of its codecs.
+    /// Panics of the store's codecs.
     pub codec_panics: Arc<Panics>,
-    /// Panics of its backends.
+    /// Panics of the store's backends.
     pub backend_panics: Arc<Panics>,
     /// Whether writeback is off.
     pub writeback: Writeback,
-    /// Its limits.
+    /// The store's limits.
     pub limits: Limits,
     /// Set to make threads stop.
     pub stop: AtomicBool,

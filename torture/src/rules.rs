@@ -1,9 +1,9 @@
 //! When a call may be refused: all rules in one place, each with a name.
 //!
-//! An error that no rule allows is a finding. Rules depend on what really happened: the device
-//! records the stamp of each failure, and codecs and backends record the stamp of each panic. So an
-//! error can be attributed to the call that met the failure. The store must turn such a panic into an
-//! error: a panic that comes out of the store is a finding.
+//! An error that no rule allows is a finding. Rules depend on what really happened: the stamps of the
+//! last failures of the device and of the last panics of codecs and backends are recorded. So an error
+//! can be attributed to the call that met the failure. The store must turn such a panic into an error: a
+//! panic that comes out of the store is a finding.
 
 use std::time::{Duration, Instant};
 
@@ -125,9 +125,9 @@ impl Facts<'_> {
         self.config.device == Device::None || self.writeback_was_off
     }
 
-    /// Returns the rule that allows a store to give `reason` for not making room. Returns None if no
-    /// rule does. If the device accepts writes, no reason is allowed, whatever other threads and guards
-    /// hold, because the store may then exceed its limit.
+    /// Returns the rule that allows a store to give `reason` for not making room. Returns None if no rule
+    /// does. If the device accepts writes and no codec or backend panics, no reason is allowed, whatever
+    /// other threads and guards hold, because the store may then exceed its limit.
     fn reason(&self, reason: LimitReason) -> Option<Rule> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {

@@ -30,10 +30,11 @@ pub enum ZpoolError {
         /// The backend's name.
         backend: &'static str,
     },
-    /// The page provider or the budget refused a page. Nothing was allocated. Free objects, or retry later.
+    /// The page provider or the budget refused a page, or the heap refused the buffer of
+    /// [`crate::ObjWrite::buffered`]. Nothing was allocated. Free objects, or retry later.
     #[error(transparent)]
     OutOfMemory {
-        /// The error of the provider or the budget.
+        /// The error of the provider or the budget, or a [`PageError::Refused`] for the buffer.
         #[from]
         source: PageError,
     },

@@ -12,7 +12,7 @@ const SLOT_BITS: u32 = 32;
 const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
 const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
 
-/// A number of 12 bits, 1 to 4095, that tells the handles of one pool from those of other pools.
+/// A number of 12 bits, 1 to 4095. It distinguishes the handles of one pool from the handles of other pools.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolTag(u16);
 

@@ -1,8 +1,8 @@
 //! The read guards, through which an object's bytes are read.
 //!
-//! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and do not
-//! change from the moment the guard is made until its drop. A guard keeps raw pointers, not references. The
-//! pin ends *inside* the drop, and from that moment another thread may write to the memory.
+//! Module invariant, ensured by the caller of `from_pin` and by `from_owner` itself: the bytes are readable
+//! and do not change from the moment the guard is made until its drop. A guard keeps raw pointers, not
+//! references. The pin ends *inside* the drop, and from that moment another thread may write to the memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -14,10 +14,11 @@ use std::sync::Arc;
 ///
 /// A backend implements it on a private type, so that only the guard can end its pin.
 pub trait ObjPin: Sync {
-    /// Ends the pin that `token` identifies. A guard calls it once, on any thread. That thread may hold any
-    /// lock, for instance a store's entry lock. So `unpin` must not wait, must take only locks of the
-    /// innermost ranks, must not call the page provider and must not panic. If it empties pages, the pool
-    /// keeps them until its next call that may block. That call gives them back.
+    /// Ends the pin that `token` identifies. A guard calls `unpin` once, on any thread. That thread may
+    /// hold a short lock of the consumer, for instance a store's entry lock. So `unpin` must not wait for a
+    /// guard, must not call the page provider and must not panic. It may take only the backend's short
+    /// locks, which come after the consumer's in the lock order. If `unpin` empties pages, the pool keeps
+    /// them until its next call that may block. That call gives them back.
     fn unpin(&self, token: u64);
 }
 
@@ -36,9 +37,10 @@ enum Hold<'p> {
 /// readers have ended. A guard may live as long as the caller likes. If it is forgotten, its object stays
 /// pinned until the pool is dropped. Nothing else is affected.
 ///
-/// `Send` and `Sync`. Dropping the guard ends the read. The guard may be dropped on any thread and under
-/// any lock, because its drop neither waits nor calls the page provider. If it was the last reader of a
-/// freed object, the pool's next call that may block frees the object's space.
+/// `Send` and `Sync`. Dropping the guard ends the read. The guard may be dropped on any thread, even under
+/// a short lock of the consumer, because its drop waits for no guard and does not call the page provider.
+/// If the guard was the last reader of a freed object, the object's space or its emptied page may stay in
+/// use until the pool's next call that may block.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,
@@ -86,8 +88,8 @@ impl<'p> ObjRead<'p> {
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
         let (bytes, len) = {
             // `as_ref` is called only once: an unusual `AsRef` might return other bytes on a second call.
-            // The slice borrows from the owner. The guard keeps the owner alive, and shares it, so its
-            // bytes cannot be changed.
+            // The slice borrows from the owner, and the guard keeps the owner alive. So the bytes cannot
+            // change while the guard lives.
             let slice = (*owner).as_ref();
             (NonNull::from(slice).cast(), len.min(slice.len()))
         };

@@ -64,7 +64,7 @@ impl Registry {
         Registry::default()
     }
 
-    /// Adds a backend under `name`. [`build`](Self::build) calls `constructor` when it is given this name.
+    /// Adds a backend under `name`. [`build`](Self::build) with this name calls `constructor`.
     ///
     /// # Errors
     /// [`ZpoolError::AlreadyRegistered`] if the name is taken.

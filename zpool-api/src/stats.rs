@@ -17,7 +17,7 @@ pub struct ZpoolStats {
     pub object_bytes: usize,
     /// Objects that were freed while being read. Their space is reused after the readers have ended.
     pub parked_objects: usize,
-    /// Bytes of the pool's descriptors, slots and tables, and of the page provider's.
+    /// Bytes of the pool's descriptors, slots and tables, and of the page provider's own bookkeeping.
     pub metadata_bytes: usize,
     /// Pages that `reclaim` has freed since the pool was made.
     pub reclaimed_pages: u64,

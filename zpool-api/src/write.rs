@@ -1,7 +1,8 @@
 //! The write guard: the space of an object that has no handle yet.
 //!
-//! Invariants: the first `written` bytes have been written. Every byte of the space is initialised from the
-//! start, even if only with older contents. So safe code can neither see nor store uninitialised memory.
+//! Invariants: the first `written` bytes have been written, or `advance` has declared them written. Every
+//! byte of the space is initialised from the start, even if only with older contents. So safe code can
+//! neither see nor store uninitialised memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -13,13 +14,14 @@ use crate::{Handle, PAGE_SIZE, PageError, ZpoolError};
 ///
 /// A backend implements it on a private type, so that only the guard can commit or abort.
 pub trait ObjCommit: Sync {
-    /// Publishes the object and returns its handle. The guard calls it after all bytes have been written.
+    /// Publishes the object and returns its handle. The guard calls this after all bytes have been written.
     ///
     /// # Errors
     /// Any error of the backend, for instance [`ZpoolError::Forked`]. Before it returns an error, `commit`
     /// must free the space.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
-    /// Frees the space. The guard calls it if it is dropped before its commit. Must not panic.
+    /// Frees the space. The drop of the guard calls this if [`ObjCommit::commit`] was not called. Must not
+    /// panic.
     fn abort(&self, token: u64);
 }
 
@@ -149,8 +151,8 @@ impl<'p> ObjWrite<'p> {
     }
 
     /// Returns the part of the object that is not yet written, for codecs that write in place. Call
-    /// [`ObjWrite::advance`] after writing to it. Its contents are unspecified, usually those of an older
-    /// object.
+    /// [`ObjWrite::advance`] after writing to it. The part's contents are unspecified; usually they come
+    /// from an older object.
     pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {
@@ -326,8 +328,7 @@ mod tests {
         assert_eq!(log.take(), [""; 0]);
     }
 
-    /// Miri checks that the bytes that each guard leaves are initialised, since the test reads them
-    /// afterwards.
+    /// The test reads the bytes that each guard leaves. So Miri checks that they are initialised.
     #[test]
     fn safe_code_leaves_nothing_uninitialised() {
         let log = Log::default();

@@ -86,7 +86,8 @@ pub struct Migration {
 pub struct Compaction {
     /// Number of pages freed.
     pub pages: usize,
-    /// Whether the pass reached the end of the pool. If so, nothing more can be freed at the moment.
+    /// Whether the pass reached the end of the pool. If so, another call would free little or nothing at
+    /// the moment.
     pub complete: bool,
 }
 
@@ -126,21 +127,22 @@ impl Compaction {
 /// they hold none of these locks.
 ///
 /// `obj_read_begin` and the drop of an [`ObjRead`] may be called under the consumer's own short locks. They
-/// wait only for a thread that is moving the same object, which takes as long as copying a few kilobytes.
-/// They take no lock that users of other objects share, and they call neither the page provider nor user
-/// code.
+/// call neither the page provider nor user code, and in most cases they take no lock. There are two
+/// exceptions. If another thread is moving the object, `obj_read_begin` waits for the end of the move,
+/// which takes as long as copying at most 64 KiB. And if the object was freed, the drop of its last guard
+/// may take one of the backend's short locks.
 ///
-/// For this reason, readers free nothing. If an object is freed while it is being read, its last reader
-/// leaves it to the pool. A call of `obj_read_begin` with a stale handle may count as a reader for a
-/// moment, so it may be this last reader. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of
-/// the pool, frees the objects that were left. Each of them costs about as much as a `free`. Until then
-/// their pages count in `total_pages`.
+/// For this reason, readers return no page. If an object is freed while it is being read, its last reader
+/// leaves the object, or the page that it emptied, to the pool. A call of `obj_read_begin` with a stale
+/// handle may count as a reader for a moment, so it may be this last reader. The next call that may block,
+/// or the drop of the pool, frees what was left. For each object this costs about as much as a `free`.
+/// Until then the pages count in `total_pages`.
 ///
 /// `total_pages` takes no lock.
 ///
 /// # After `fork`
 /// In a child of the process that made the pool, every call fails with [`ZpoolError::Forked`] or answers as
-/// an empty pool would. If the child drops the pool or a guard, its memory leaks.
+/// an empty pool would. In the child, dropping the pool or a guard frees nothing.
 pub trait Zpool: Send + Sync + fmt::Debug {
     /// Returns the backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;
@@ -222,7 +224,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
     /// Returns the number of resident pages in use. These are pages with live objects, pages with free
-    /// space between objects, and pages with objects that readers left to the pool. Takes no lock.
+    /// space between objects, and pages that readers left to the pool. Takes no lock.
     fn total_pages(&self) -> usize;
 
     /// Returns the bytes of memory that an object of `len` bytes occupies after the backend has rounded its
@@ -266,7 +268,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
-    /// Offers objects to `evict`, those of the oldest page first. Stops once it has freed `target_pages`
+    /// Offers objects to `evict`, beginning with the oldest page. Stops once it has freed `target_pages`
     /// pages or has visited every page once. Returns the number of pages freed.
     ///
     /// Meant for programs that use a backend without a store. The number of callbacks never exceeds the
@@ -306,7 +308,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         0
     }
 
-    /// Returns a snapshot of the pool's figures. Takes the lock of the backend's lists for a moment.
+    /// Returns a snapshot of the pool's figures. Takes the backend's short locks.
     fn stats(&self) -> ZpoolStats;
 }
 

@@ -1,8 +1,8 @@
 //! Building a disk.
 //!
-//! `ZswapBuilder` has some of these setters, too: `zpool`, `zpool_registry`, `compressor_registry` and `pages`. What
-//! they set is shared (zpage's `Recipe`), and they are repeated: their bodies have one line each, so a macro that
-//! made them for both would be longer, and the documentation of each would have to name neither type.
+//! `ZswapBuilder` has some of these setters, too: `zpool`, `zpool_registry`, `compressor_registry` and `pages`. Both
+//! builders keep these settings in zpage's `Recipe`. The setters themselves are written twice, because each body is
+//! one line: a macro for both builders would be longer, and its documentation could name neither builder.
 
 use core::fmt;
 use std::sync::Arc;

@@ -29,17 +29,17 @@
 //! * A write to one page, whole or in part, is atomic. A range of several pages is written page by page.
 //! * If a write fails, the page that failed is unchanged, and the pages before it are written.
 //!   If a recompression or writeback fails, its page is unchanged, too.
-//! * If a user's codec, backend or device fails or panics, the disk stays usable, and every page still reads
-//!   as its last acknowledged write. A callback must not access the page that it is called for: the page's
-//!   lock may be held, and the callback would wait for itself.
+//! * If a user's codec, backend or device fails or panics, the disk stays usable, and every page that can be
+//!   read still reads as its last acknowledged write. A callback must not access the page that it is called
+//!   for: the page's lock may be held, and the callback would wait for itself.
 //!
 //! # Locks
-//! Each page has a slot, which is one word. A bit of the word is the slot's lock. Reads and writes of whole
-//! pages hold the lock for a few instructions. A read of a page on the device holds it while the device reads.
-//! Writes of a part of a page, recompression and writeback hold it while they sleep in the codec, the backend
-//! or the device.
-//! The order is: slot lock, then a compression context (`AcompCtx`), then the backend's locks. No thread
-//! waits for a slot's lock while it holds a context or another slot's lock.
+//! Each page has a slot, which is one word. A bit of the word is the slot's lock. A read, or a write of a
+//! whole page, holds the lock for a few instructions. But a read of a page on the device holds the lock while
+//! the device reads. Writes of a part of a page, recompression and writeback hold the lock while they sleep in
+//! the codec, the backend or the device. The order is: slot lock, then a compression context (`AcompCtx`),
+//! then the backend's locks. No thread waits for a slot's lock while it holds a context or another slot's
+//! lock.
 //!
 //! # Files
 //!

@@ -1,8 +1,9 @@
 //! Writes, reads and discards one page of a disk.
 //!
-//! * Write: unless the page is same-filled, the first algorithm compresses it and the backend stores the
-//!   bytes, with no slot locked. Then the slot is locked, its word is replaced, the slot is unlocked, and the
-//!   old content is freed. A write that fails changes nothing.
+//! * Write of a whole page: unless the page is same-filled, the first algorithm compresses it and the backend
+//!   stores the bytes, with no slot locked. Then the slot is locked, its word is replaced, the slot is unlocked,
+//!   and the old content is freed. A write that fails changes nothing. A write of a part of a page keeps the slot
+//!   locked from the read of the old page until the word is replaced.
 //! * Read: the slot is locked, the object is pinned, the slot is unlocked, and the pinned bytes are
 //!   decompressed. If the page is on the device, the slot stays locked while the device reads.
 //!
@@ -46,9 +47,10 @@ impl Zram {
         self.table.slots() * PAGE_SIZE as u64
     }
 
-    /// Writes a whole page. `index` is the page's number, which must be on the disk.
+    /// Writes a whole page. `index` is the page's number. The page must be on the disk.
     pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
-        // The old object is freed later. The CPU fetches the memory for that while the page is compressed.
+        // The old object is freed later. While the page is compressed, the CPU loads the memory that `free` will
+        // read.
         if let Some(Content::Object { bits, .. }) = self.table.peek(index).map(Word::content) {
             self.zpool.prefetch(Handle::new(self.tag, bits));
         }
@@ -151,7 +153,8 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page of a locked slot, and unlocks the slot as soon as the object is pinned.
+    /// Reads the page of a locked slot, and unlocks the slot. If the slot holds an object, unlocks it as soon as
+    /// the object is pinned; otherwise after the read.
     fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
         let Content::Object { bits, priority, huge } = slot.word().content() else {
             return self.read_locked(index, &slot, page);

@@ -1,4 +1,4 @@
-//! Ranges of bytes, anywhere on the disk. Whole pages are written directly. If a range begins or ends within a
+//! Ranges of bytes, anywhere on the disk. Whole pages are written directly. If a write begins or ends within a
 //! page, that page is read, changed and written under the lock of its slot.
 
 use core::ops::Range;
@@ -60,7 +60,7 @@ impl Zram {
     ///
     /// # Blocking
     /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page,
-    /// recompresses it or writes it back.
+    /// recompresses the page, writes it back or reads it from the device.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ZramError> {
         let done = self.check(offset, bytes.len() as u64).and_then(|()| {
             for part in parts(offset, bytes.len() as u64) {
@@ -160,8 +160,8 @@ impl Zram {
     /// [`ZramError::OutOfRange`] if the range is not on the disk.
     ///
     /// # Blocking
-    /// Waits for the lock of each page that another thread changes or reads from the device. Blocks in the
-    /// device if pages are on it.
+    /// Waits for the lock of each page that another thread writes in part, recompresses, writes back or reads
+    /// from the device. Blocks in the backend, and in the device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {

@@ -21,7 +21,7 @@ pub struct MmStat {
     pub mem_used_total: u64,
     /// The limit in bytes; 0 means no limit.
     pub mem_limit: u64,
-    /// The most bytes of pool pages that held objects at any time since the disk was built or reset, or since
+    /// The most bytes of pool pages that held objects after a write, since the disk was built or reset, or since
     /// [`Zram::reset_mem_used_max`].
     pub mem_used_max: u64,
     /// Same-filled pages. They repeat one word and take no pool memory.
@@ -79,7 +79,7 @@ pub struct BlockState {
     pub idle: bool,
     /// Whether the page is compressed with an algorithm other than the first.
     pub recompressed: bool,
-    /// Whether recompression found that no algorithm of the disk makes the page smaller.
+    /// Whether recompression with the algorithm of the highest priority did not make the page smaller.
     pub incompressible: bool,
 }
 
@@ -227,7 +227,7 @@ impl Zram {
         self.counts.mem_limit.set(bytes as u64);
     }
 
-    /// Sets [`MmStat::mem_used_max`] to the present bytes of pool pages that hold objects.
+    /// Sets [`MmStat::mem_used_max`] to the bytes of pool pages that hold objects now.
     pub fn reset_mem_used_max(&self) {
         self.counts.mem_used_max.set(self.pool_bytes() as u64);
     }

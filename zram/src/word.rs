@@ -10,7 +10,7 @@
 //! | kind | payload |
 //! |---|---|
 //! | Empty | 0 |
-//! | Object | the backend's 52 bits of the handle; the handle's tag is that of the pool |
+//! | Object | the backend's 52 bits of the handle; the handle's tag is the pool's |
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!

@@ -48,7 +48,8 @@ impl Writeback {
         self
     }
 
-    /// Selects only pages for which [`Zram::recompress`] found that no algorithm makes them smaller.
+    /// Selects only incompressible pages: [`Zram::recompress`] has tried the algorithm of the highest priority,
+    /// and the page did not get smaller.
     pub fn incompressible(mut self) -> Self {
         self.incompressible = true;
         self

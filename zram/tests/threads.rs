@@ -219,7 +219,7 @@ fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
         changed[40..46].copy_from_slice(b"a part");
         // A write of a part locks the slot before it reads the page, and unlocks it when the change is stored.
         let waits = scope.spawn(move || check(disk, 0, &changed));
-        // Gives the reader time to read the old page, which would be wrong.
+        // Gives the reader time to read the old page. If it did, `check` would fail.
         (0..if cfg!(miri) { 50 } else { 5000 }).for_each(|_| thread::yield_now());
         codec.wakes.wait();
         part.join().unwrap().unwrap();

@@ -43,7 +43,7 @@ impl Axis {
             Scale::FromZero => (0.0, if most > 0.0 { most * 1.15 } else { 1.0 }),
             Scale::Linear => {
                 let room = if most > least { (most - least) * 0.06 } else { 0.5 };
-                // Counts are not negative, so the margin does not reach below zero.
+                // If no value is negative, the margin does not reach below zero.
                 ((least - room).max(least.min(0.0)), most + room)
             }
         };

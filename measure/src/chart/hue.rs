@@ -64,7 +64,7 @@ fn code(RGBColor(red, green, blue): RGBColor) -> String {
 mod tests {
     use super::*;
 
-    /// Returns the contrast of two colours by the Web Content Accessibility Guidelines.
+    /// Returns the contrast ratio of two colours, as the Web Content Accessibility Guidelines define it.
     fn contrast(a: RGBColor, b: RGBColor) -> f64 {
         let luminance = |RGBColor(red, green, blue): RGBColor| {
             let part = |value: u8| {

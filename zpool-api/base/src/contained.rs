@@ -86,7 +86,8 @@ mod tests {
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            // The payload has no size, since the payload of a second panic is leaked.
+            // The payload of a second panic is leaked. This payload has no size, so leaking it
+            // leaks no memory.
             std::panic::resume_unwind(Box::new(()));
         }
     }

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A count, a figure or a setting that threads share. Every access is Relaxed: a reader learns the number,
 /// and nothing about other writes of the thread that wrote it. The atomic is always std's, not loom's,
-/// because no protocol under a model depends on it.
+/// because no protocol that loom checks depends on it.
 ///
 /// ```
 /// let pages = zpool_base::counter::Counter::new(1);

@@ -28,7 +28,7 @@ use crate::sync::MODEL;
 pub struct Maker(u64);
 
 impl Maker {
-    /// Returns the process that calls this.
+    /// Returns the calling process.
     #[inline]
     pub fn here() -> Self {
         Maker(generation())
@@ -120,7 +120,7 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
-    // Always the types of std, not of loom: no protocol under a model depends on them.
+    // Always the types of std, not of loom: no protocol that loom checks depends on them.
     use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -130,11 +130,11 @@ mod imp {
     /// How many numbers this process and its ancestors have taken.
     static FORKS: AtomicU64 = AtomicU64::new(0);
     /// The word that holds this process's number, in a page that is cleared in each new child. Null before
-    /// the first call. Points to [`NONE`] if the kernel has no such pages.
+    /// the first call. Points to [`NONE`] if no such page could be made.
     static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
-    /// The id of the last process that called this. Only used if the kernel has no such pages.
+    /// The id of the last process that read its number. Used only if `PAGE` points to [`NONE`].
     static LAST: AtomicU64 = AtomicU64::new(0);
-    /// Always 0. `PAGE` points here if the kernel has no such pages.
+    /// Always 0. `PAGE` points here if no page that is cleared in children could be made.
     static NONE: AtomicU64 = AtomicU64::new(0);
 
     #[inline]

@@ -21,12 +21,12 @@ pub enum Rank {
     Entry = 1,
     /// The lock of a backend's lists, for instance zbud's pool lock or zsmalloc's class lock.
     Pool = 2,
-    /// The lock of a z3fold page. No thread waits for a zspage's lock.
+    /// The lock of a z3fold page. A zspage's lock has no rank (docs/locking.md).
     Zspage = 3,
     /// The lock of the structure of a store's index. It guards the nodes, not the entries.
     Structure = 4,
-    /// A lock under which no other lock is taken. Such locks guard the growth of tables, the provider's
-    /// cache, free places and z3fold's lists.
+    /// A lock under which no other lock is taken. For instance, such locks guard the growth of tables, the
+    /// page provider's cache, and z3fold's lists.
     Leaf = 5,
 }
 
@@ -47,7 +47,7 @@ pub struct Held(Rank);
 /// let outer = acquire(Rank::Pool);
 /// let inner = acquire(Rank::Leaf); // the other way round would panic
 /// drop((inner, outer));
-/// might_sleep("a page request"); // and this would, with either held
+/// might_sleep("a page request"); // with either lock held, this would panic, too
 /// ```
 #[inline]
 pub fn acquire(rank: Rank) -> Held {

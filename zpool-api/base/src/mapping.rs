@@ -165,9 +165,9 @@ pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(
     unsafe { madvise(at, len, Advice::LinuxDontNeed) }
 }
 
-/// Returns the system's page size in bytes, 4096 to 65536. If the pages are larger, returns 65536. But no
-/// common build of Linux has larger pages. On such a system no memory could be released: it would stay warm
-/// and counted.
+/// Returns the system's page size in bytes, 4096 to 65536. No common build of Linux has larger pages. On a
+/// system with larger pages, returns 65536. Then no memory can be released there: it stays warm and
+/// counted.
 ///
 /// Finds the size with advice about zero bytes: the system refuses the advice if the address is not a
 /// multiple of the page size.

@@ -29,7 +29,7 @@ pub const fn group(elements: usize) -> usize {
 /// There is no memory for another element, or no free number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom {
-    /// The number of bytes that were refused. If all numbers are in use, the bytes of one element.
+    /// A lower bound of the bytes that were refused. If all numbers are in use, the bytes of one element.
     pub bytes: usize,
 }
 
@@ -59,7 +59,7 @@ pub struct Numbers {
     group: usize,
     /// Bytes per element, including any data that belongs to the element elsewhere.
     each: usize,
-    /// The count of numbers: all are below it.
+    /// All numbers are below this limit.
     limit: usize,
     groups: Vec<Group>,
     /// One bit for each number, set while the number is in use. Each group begins in a new word.
@@ -197,8 +197,8 @@ impl Numbers {
         self.leaving.pop()
     }
 
-    /// Allows the numbers of a group to be taken again, after it has left. `gone` says whether its memory
-    /// was really released.
+    /// Allows the numbers of a group to be taken again, after the group has left. `gone` says whether the
+    /// group's memory was really released.
     pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {

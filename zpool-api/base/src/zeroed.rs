@@ -258,7 +258,8 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
 
     /// Makes the bucket for the element at `index`, unless the bucket exists. The system backs the element
     /// with memory when it is first touched. Buckets are made in order. So call this for the lowest index
-    /// for which [`get`](Self::get) returns `None`. May map address space, under the table's own mutex.
+    /// that has no element yet, as [`get`](Self::get) shows. May map address space, under the table's own
+    /// mutex.
     ///
     /// # Errors
     /// [`TableError::NoMemory`] if the system refuses memory for the bucket. [`TableError::Full`] if a

@@ -217,7 +217,7 @@ pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
 }
 
 /// Forgets a guard like `mem::forget`, but keeps a pointer to it in a static. So leak checkers do not
-/// report this leak, which is intended.
+/// report this intended leak.
 pub(super) fn forget<T>(guard: T) {
     static FORGOTTEN: Mutex<Vec<AtomicPtr<()>>> = Mutex::new(Vec::new());
     let guard = Box::into_raw(Box::new(guard));

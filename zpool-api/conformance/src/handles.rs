@@ -9,9 +9,9 @@ use super::pick;
 use zpool_api::{BackendBits, Handle};
 use zpool_base::sync::test_rng::Rng;
 
-/// The bits of a handle that belong to the backend.
+/// The number of bits of a handle that belong to the backend.
 const BACKEND_BITS: usize = 52;
-/// The bits of a slot's number, the lowest of them.
+/// The number of bits in a slot's number. They are the lowest bits of a handle.
 const SLOT_BITS: u32 = 32;
 
 pub(super) fn freed_handle_is_invalid(rig: &Rig<'_>) {

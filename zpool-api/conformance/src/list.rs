@@ -1,5 +1,5 @@
-//! The list of all checks, by theme. The public functions of the checks, [`all`](super::all) and
-//! `conformance_tests!` are all generated from this list, so none of them can miss a check.
+//! The list of all checks, by theme. From it come the public function of each check, the table that
+//! [`all`](super::all) runs, and the tests of `conformance_tests!`. So none of these can miss a check.
 
 /// Calls a macro with all themes and their checks: `theme { /// promise \n check, ... } ...`.
 #[doc(hidden)]
@@ -90,7 +90,7 @@ macro_rules! __conformance_list {
                 one_of_many_frees_wins,
                 /// A reader that races a free and the reuse of the space sees the right bytes or an error.
                 readers_race_free_and_reuse,
-                /// Threads that store, free and read each other's objects all see the right bytes.
+                /// Threads that store and free objects, and read each other's, all see the right bytes.
                 concurrent_mix_follows_the_models,
             }
             shortage {
@@ -124,7 +124,7 @@ macro_rules! __conformance_list {
                 evict_may_forget_its_guard,
                 /// Objects that are being read keep their bytes, and reclaim ends.
                 reclaim_ends_despite_readers,
-                /// Several reclaims run concurrently with threads that store, read and free.
+                /// Beside threads that store, read and free, reclaims take only what callbacks gave up.
                 concurrent_reclaim,
             }
         }

@@ -21,7 +21,7 @@ fn reclaim(fixture: &Fixture, target: usize, evict: &dyn Evict) -> usize {
     result.unwrap_or_else(|error| panic!("reclaim of {target} pages failed: {error}"))
 }
 
-/// A model for the callbacks of a reclaim. They check the objects that are offered to them against it.
+/// A model of the pool. The callbacks of a reclaim compare each offered object with it.
 struct Offered {
     model: RefCell<Model>,
     /// The handles that the current reclaim has offered, in order.

@@ -33,7 +33,7 @@ fn figures(fixture: &Fixture) -> [usize; 5] {
 }
 
 pub(super) fn out_of_memory_at_every_step(rig: &Rig<'_>) {
-    // Ends after a sequence that makes fewer than `n` page requests, so that none of them failed.
+    // Ends after a sequence in which no request failed, because it made fewer than `n` page requests.
     for n in 1.. {
         let fixture = match rig.failing_fixture(n) {
             Ok(fixture) => fixture,

@@ -6,7 +6,8 @@ use super::model::Model;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
-/// Returns every size up to 4096 and the boundaries above it. Under Miri, returns only boundaries.
+/// Returns every size up to 4096, and sizes near half of `max` and near `max`. Under Miri, a few sizes
+/// replace the sizes up to 4096.
 fn sizes(max: usize) -> Vec<usize> {
     let around = |size: usize| size.saturating_sub(1)..=size + 1;
     let mut sizes: Vec<usize> = if cfg!(miri) {
@@ -14,7 +15,8 @@ fn sizes(max: usize) -> Vec<usize> {
     } else {
         (1..=max.min(4096)).collect()
     };
-    // Adds sizes near the maximum, where a page has no room for headers and rounding.
+    // Adds sizes near half of the maximum and near the maximum, where a page has no room for headers
+    // and rounding.
     sizes.extend([max / 2, max - max.min(64), max].into_iter().flat_map(around));
     sizes.retain(|size| (1..=max).contains(size));
     sizes.sort_unstable();

@@ -11,8 +11,8 @@ use super::pick;
 use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Counts one working thread. The thread counts until this value is dropped, which also happens in a panic.
-/// Other threads go on until the count is 0.
+/// Counts a thread as working until this value is dropped, which also happens in a panic. Other threads go
+/// on until the count is 0.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);
 
 impl<'a> AtWork<'a> {
@@ -123,7 +123,7 @@ fn read_while_written(
             }
             refused => {
                 assert_invalid(handle, refused);
-                // A writer replaces an object before it frees it.
+                // A writer puts a new object in the slot before it frees the old one.
                 assert_ne!(lock(slot).0, handle, "{mark:?} is gone, but was not freed");
             }
         }

@@ -4,8 +4,8 @@
 
 use core::ops::Range;
 use std::sync::Arc;
-// Always the types of std, not of loom: the counters serve tests, and no protocol under a model depends on
-// them.
+// Always the types of std, not of loom: the counters serve tests, and no protocol that loom checks depends
+// on them.
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use zpool_api::PageError;
@@ -108,7 +108,7 @@ impl FailingPages {
     }
 }
 
-/// Counts `pages` pages in `pages_out`, and subtracts them when it is dropped.
+/// Subtracts `pages` from `pages_out` when it is dropped.
 struct Counted<'a> {
     pages_out: &'a AtomicI64,
     pages: i64,

@@ -46,8 +46,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Makes calls that a provider must refuse in a child. Returns 0 if all behave. Otherwise returns the
-/// number of the first call that does not, counted from 1.
+/// Makes calls in a child and checks that the provider refuses them or does nothing. Returns 0 if all
+/// checks pass. Otherwise returns the number of the first check that fails, counted from 1.
 fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
     let resident = run.resident();
     // SAFETY: the run comes from this provider, and nobody uses its bytes in this process.

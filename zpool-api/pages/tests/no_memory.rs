@@ -18,7 +18,7 @@ fn free(pages: &dyn PageProvider, run: PageRun) {
     unsafe { pages.free_run(run) };
 }
 
-/// Makes calls of all kinds. Adds the number of runs that the provider refuses to `refused`.
+/// Makes calls of all kinds. Counts in `refused` the runs that the provider refuses.
 fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usize) {
     let mut rng = Rng::new(4);
     for step in 0..3000 {

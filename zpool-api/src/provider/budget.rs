@@ -10,9 +10,10 @@ use crate::PageError;
 /// A limit on the resident pages of all pools that share it.
 ///
 /// A backend that has a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges each page to it before
-/// the page becomes resident. It returns the bytes after the page has left the pool's `total_pages`. So an
-/// object that fits into resident pages charges nothing. Pools stop growing exactly at the limit: an
-/// allocation that would exceed it fails with [`PageError::Limit`] and changes nothing.
+/// the page becomes resident. The backend returns the bytes after the page has left the pool's
+/// `total_pages`. So an object that fits into resident pages charges nothing. Pools stop growing exactly at
+/// the limit: an allocation that would exceed the limit fails with [`PageError::Limit`] and changes
+/// nothing. Compaction and migration may exceed the limit ([`PageBudget::charge_beyond`]).
 ///
 /// `Send` and `Sync`. Never blocks. A budget is written to only when pages come and go, not for each
 /// object.
@@ -29,7 +30,8 @@ use crate::PageError;
 #[derive(Debug)]
 pub struct PageBudget {
     limit: AtomicUsize,
-    /// Bytes charged. [`settled`] turns this sum into a number of bytes.
+    /// The sum of all charges, wrapped around if it is negative. [`settled`] turns it into a number of
+    /// bytes.
     used: AtomicUsize,
     /// The budget that this one is part of. Every charge is also made to the parent, and only the parent's
     /// limit counts.
@@ -56,8 +58,8 @@ impl PageBudget {
         PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), parent: None }
     }
 
-    /// Makes a budget that is a part of `parent`, for instance to count what one of several pools uses. Its
-    /// charges are made to the parent, too. The parent's limit applies to all its parts together.
+    /// Makes a budget that is a part of `parent`, for instance to count what one of several pools uses. The
+    /// part's charges are made to the parent, too. The parent's limit applies to all its parts together.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -131,8 +133,8 @@ impl PageBudget {
     /// # Panics
     /// In debug builds, panics if fewer bytes are charged.
     pub fn uncharge(&self, bytes: usize) {
-        // Only this sum is checked, not the parent's: another part's `set_used` may have changed the parent
-        // only half.
+        // Only this sum is checked, not the parent's: while another part's `set_used` runs, the parent's
+        // sum may be too low.
         let used = self.shift(bytes.wrapping_neg());
         debug_assert!(
             used >= bytes,
@@ -218,8 +220,8 @@ fn with_allowed(limit: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Gives the parent the sum that it has for a moment while two threads call `set_used`: only the
-    /// negative difference has reached it.
+    /// Makes the sum of the parent negative, as it can be for a moment while two threads call `set_used`:
+    /// only the negative difference has reached the parent.
     #[test]
     fn a_sum_that_is_negative_for_a_moment_refuses_nothing() {
         let whole = Arc::new(PageBudget::new(8192));

@@ -114,7 +114,7 @@ impl fmt::Debug for PageRun {
 /// builds check this (`lockdep::might_sleep`).
 ///
 /// After `fork`, in a child of the process that made the provider, calls to the providers of `zpool-pages`
-/// fail with [`PageError::Forked`] or do nothing. If the child drops such a provider, its memory leaks.
+/// fail with [`PageError::Forked`] or do nothing. In the child, dropping such a provider frees nothing.
 ///
 /// # Safety
 /// Each run that `alloc_run` returns must have the requested length and satisfy the conditions of
@@ -151,8 +151,8 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
 
     /// Isolates a sparsely used block of address space: `alloc_run` takes no run from it until
     /// [`putback_block`](Self::putback_block) puts the block back. First returns all warm pages to the
-    /// system. Then chooses, among the blocks whose runs in use fit into the free space of other blocks,
-    /// the one with the fewest pages in use.
+    /// system. Then chooses a block whose runs in use fit into the free space of other blocks. If there are
+    /// several, chooses the one with the fewest pages in use.
     ///
     /// Returns `None` if no block is worth emptying, if another block is already isolated, or if the
     /// provider has no blocks. The default returns `None`.

@@ -82,9 +82,9 @@ pub(crate) struct Rig {
     pub(crate) memory: Arc<MemorySwapDevice>,
 }
 
-/// Makes a disk of `pages` pages over zbud. Its algorithms drop the zeros at a page's end, except for some:
-/// `loose`, which compresses writes, keeps 600 zeros. `trim` and `tight` are for recompression. `trim` keeps 300
-/// zeros, and `tight` keeps none.
+/// Makes a disk of `pages` pages over zbud. Its algorithms drop the zeros at a page's end, but may keep a fixed
+/// number of them. `loose` compresses writes and keeps 600 zeros. `trim` and `tight` are for recompression:
+/// `trim` keeps 300 zeros, and `tight` keeps none.
 pub(crate) fn rig(pages: u64) -> Rig {
     rig_with(pages, |builder| builder)
 }

@@ -1,5 +1,5 @@
-//! A block: 2 MiB of a region. It is divided into slots for runs of one length while at least one slot is
-//! taken.
+//! A block: 2 MiB of a region. While it serves runs of one length, it is divided into slots of this
+//! length.
 //!
 //! A block only calculates offsets and never touches memory. A slot becomes *taken* when its run is
 //! allocated. It stays taken while the run is in use, while the run is warm, and while the run's pages are
@@ -10,7 +10,7 @@
 
 use zpool_api::PAGE_SIZE;
 
-/// The size and alignment of a block in bytes: those of a huge page of the usual size.
+/// The size and the alignment of a block in bytes. Both equal the usual size of a huge page.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
 /// The greatest number of slots that a block can have.

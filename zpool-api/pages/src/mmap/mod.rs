@@ -51,12 +51,12 @@ use zpool_base::sync::{Mutex, MutexGuard};
 /// this space with memory page by page, when a page is first touched.
 ///
 /// Freed runs stay *warm*: they keep their resident pages, up to a bound ([`MmapOptions::cache_pages`]).
-/// When a freed run exceeds the bound, the oldest warm runs return to the system, about 64 pages at a time.
-/// The call that frees the run makes these system calls.
+/// When a freed run raises the number of warm pages above the bound, the oldest warm runs return to the
+/// system, about 64 pages at a time. The call that frees the run makes these system calls.
 ///
 /// If the process locks all its future memory (`mlockall(MCL_FUTURE)`), each page is locked when it is
-/// first touched. From Linux 5.18 on, pages are unlocked when they return to the system. There are pages
-/// that the system refuses to take, for instance pages that the process locked later. Such pages stay warm
+/// first touched. From Linux 5.18 on, such pages can return to the system nevertheless. There are pages
+/// that the system refuses to take, for instance pages that the process locked later. These pages stay warm
 /// and counted, even above the bound. They are offered to the system again after every 64 further warm
 /// pages.
 ///

@@ -22,15 +22,16 @@ fn with(options: MmapOptions) -> MmapPages {
     MmapPages::with_options(options).unwrap()
 }
 
-/// Returns those page sizes to test that this system supports.
+/// Returns the page sizes to test, without those that this system does not support.
 fn page_sizes() -> impl Iterator<Item = usize> {
     [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
 /// Returns how many bytes of the provider's regions have memory, resident or swapped.
 ///
-/// Reads the page map, not `smaps`. For `smaps`, the system merges neighbouring mappings of the same kind,
-/// and tests that run in parallel have such mappings.
+/// Reads the page map, not `smaps`. The system merges neighbouring mappings of the same kind, and tests
+/// that run in parallel have such mappings. So one entry of `smaps` may cover the regions of several
+/// providers.
 fn resident_bytes(pages: &MmapPages) -> usize {
     let system_page = mapping::system_page_size();
     let page_map = File::open("/proc/self/pagemap").unwrap();
@@ -265,8 +266,9 @@ fn emptied_blocks_serve_other_lengths() {
     assert_eq!(pages.regions().len(), 1, "a block was not reused");
 }
 
-/// Makes calls of all kinds in random order and frees all runs at the end. If `check_every` is not 0,
-/// compares the provider's counts with the system's once every `check_every` rounds.
+/// Allocates, touches, discards and frees runs in random order, and frees all of them at the end. If
+/// `check_every` is not 0, compares the provider's counts with the system's once every `check_every`
+/// rounds.
 fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
     let mut rng = Rng::new(seed);
     let mut held: Vec<PageRun> = Vec::new();
@@ -326,8 +328,8 @@ fn the_counts_are_the_systems_after_concurrent_traffic() {
 
 #[test]
 fn no_thread_sees_anothers_writes_or_loses_its_own() {
-    // With a bound of 0, every free makes a system call. Other threads wait for the slot that is being
-    // freed.
+    // With a bound of 0, every free makes a system call. Meanwhile, no other thread may get the slot that
+    // is being freed.
     for bound in [0, 24] {
         let pages = with(MmapOptions::new().cache_pages(bound));
         thread::scope(|scope| {

@@ -85,7 +85,7 @@ impl WarmCache {
         batch
     }
 
-    /// Moves the runs of `pages` pages that begin in `range` to `taken`, until `taken` has reached its
+    /// Moves to `taken` the runs of `pages` pages that begin in `range`, until `taken` has reached its
     /// capacity. Returns the number of resident pages in the moved runs.
     pub(super) fn take_within(
         &mut self,
@@ -114,7 +114,8 @@ impl WarmCache {
     }
 }
 
-/// Runs that were removed from the cache. Their slots are still taken.
+/// Runs whose memory is being returned to the system. They are not in the cache. Their slots in the blocks
+/// still count as taken (`block.rs`), so no new run gets these addresses.
 pub(super) struct Batch {
     /// The first `len` elements are `Some`, the others `None`.
     runs: [Option<PageRun>; BATCH_RUNS],

@@ -1,6 +1,6 @@
 //! Pages that are locked in memory. The system refuses to take them back.
 //!
-//! These tests do not run under a sanitizer, because `mlock` does nothing there.
+//! These tests do not run under a sanitizer: `TESTS_LEFT_OUT` in xtask's `sanitizer.rs` lists them.
 
 use super::*;
 
@@ -63,8 +63,8 @@ fn refused_pages_are_offered_again_a_batch_later() {
     // leaves. It begins with the oldest run. This is the locked run, so the system refuses it again.
     let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
     assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
-    // Take every cached run to reach the locked one: runs are reused last in, first out, and it was not the
-    // last in.
+    // Takes every cached run to reach the locked one: the run that was freed last is reused first, and the
+    // locked run was not freed last.
     let runs: Vec<PageRun> =
         (0..pages.cached_pages()).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter().for_each(|run| lock_in_memory(run, false));
