@@ -7,7 +7,7 @@
 //! only one thread uses it at a time.
 //!
 //! Invariants that every implementation keeps:
-//! - a context allocates when it is made, not per page (except lz4hc from level 10 on);
+//! - a context allocates when it is made, not per page (the crate's front page has the exceptions);
 //! - no input, however malformed, makes a call read or write out of bounds;
 //! - after an error, the context is ready for the next call.
 
@@ -39,8 +39,8 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// if the codec cannot compress that many.
     fn max_compressed_len(&self, src_len: usize) -> usize;
 
-    /// Makes a context. It allocates all memory that the codec needs, so that pages
-    /// need none. If it fails, nothing stays allocated.
+    /// Makes a context and allocates all memory that the codec needs, so that pages
+    /// need none. If the call fails, nothing stays allocated.
     ///
     /// ```
     /// use compressors::{Compressor, Null};
@@ -89,8 +89,8 @@ pub trait StatelessDecompress: Send + Sync {
 
 /// The working memory of a codec. One thread uses it at a time, and it is reused for every page.
 ///
-/// No method blocks. No method allocates for inputs of the page size, except that `compress` of lz4hc does from
-/// level 10 on.
+/// No method blocks. No method allocates for inputs of the length that the codec is prepared for (zstd's parameter
+/// `page`), except that `compress` of lz4hc does from level 10 on.
 pub trait CompressorCtx: Send + fmt::Debug {
     /// Compresses `src` into `dst` and returns the compressed length in bytes.
     ///

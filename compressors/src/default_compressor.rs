@@ -6,13 +6,14 @@
 pub struct DefaultCompressor {
     /// The compressor's name, which is also its spec.
     pub name: &'static str,
-    /// Why it is this one: what was measured on processors such as this one, or which cargo features are off.
+    /// Why this compressor is the default: what was measured on processors such as this one, or which cargo features
+    /// are off.
     pub reason: &'static str,
 }
 
 /// Returns the compressor to use if none is named: `linewords` on processors where it was measured faster than
-/// `lz4` in both directions, elsewhere `lz4`. If the cargo feature of one is off, it is the other. If both are
-/// off, it is `null`.
+/// `lz4` in both directions, elsewhere `lz4`. If the cargo feature of one of the two is off, returns the other. If
+/// both features are off, returns `null`.
 ///
 /// The result depends on the processor, so it can differ between machines. It does not change while a program
 /// runs.

@@ -1,7 +1,8 @@
-//! The errors of compressors. Each message names the offending value and the remedy.
+//! The errors of compressors. A message names the offending value and, if the caller
+//! can do something about it, the remedy.
 //!
-//! The errors of calls for a page own no heap memory, so a call that fails does not
-//! allocate.
+//! Errors of calls that compress or decompress own no heap memory, so a failing call
+//! does not allocate.
 
 /// An error of a compressor, of its set-up or of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

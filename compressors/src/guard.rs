@@ -1,7 +1,7 @@
 //! Calls codecs that may panic, and turns a panic into an error.
 //!
-//! A panic makes the call fail with [`CompressorError::Panicked`]. It may leave the context in any state, so
-//! drop the context and make a new one for the next page.
+//! If the codec panics, the call fails with [`CompressorError::Panicked`]. The panic may leave the context in any
+//! state, so drop the context and make a new one for the next page.
 //!
 //! ```
 //! use compressors::{Null, guard};

@@ -59,7 +59,8 @@
 //! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
 //! | `null` | | yes | always on |
 //!
-//! If none is named, the store and the disk use [`default_compressor`], which depends on the processor.
+//! If no compressor is named, the page store of `zswap-core` and the disk of `zram` use [`default_compressor`],
+//! which depends on the processor.
 //!
 //! The builders of lz4, lz4hc and zstd also take a dictionary. Register compressors with a dictionary, and
 //! those of third parties, in a [`Registry`] under names of their own. [`resolve`](Registry::resolve) returns

@@ -1,10 +1,11 @@
-//! Safe calls of the C library libdeflate. All `unsafe` code of deflate is here.
+//! Safe wrappers around the C library libdeflate. All `unsafe` code of deflate is here.
 //!
-//! The library does not report how large its objects are. So it gets an allocator
-//! that counts. The library allocates only when an object is made.
+//! The library does not report how large its compressors and decompressors are. So it
+//! gets an allocator that counts bytes. The library allocates only when a compressor
+//! or decompressor is made.
 //!
-//! Invariants: an object is used through `&mut`, so by one thread at a time,
-//! and freed exactly once, by `drop`.
+//! Invariants: each of these objects is used through `&mut`, so by one thread at a
+//! time, and freed exactly once, by `drop`.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
@@ -16,8 +17,8 @@ use libdeflate_sys as sys;
 use crate::error::CompressorError;
 use crate::names::DEFLATE as NAME;
 
-/// The length of the header before each block, which holds the block's size. It is
-/// also the alignment of blocks, since `malloc` must align them to 16 bytes.
+/// The length of the header at the start of each block. The header holds the size that
+/// the library asked for. Blocks are aligned to the same 16 bytes, as `malloc` aligns.
 const HEADER: usize = 16;
 
 thread_local! {
@@ -64,7 +65,7 @@ static OPTIONS: sys::libdeflate_options = sys::libdeflate_options {
     free_func: Some(counting_free),
 };
 
-/// Makes an object of the library. Returns it and the heap bytes that it took.
+/// Makes an object of the library. Returns the object and the number of heap bytes that it takes.
 fn counted<T>(
     make: impl FnOnce() -> *mut T,
     what: &'static str,

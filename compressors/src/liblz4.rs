@@ -1,12 +1,12 @@
-//! Safe calls of the C library lz4. All `unsafe` code of lz4 and lz4hc is here.
+//! Safe wrappers around the C library lz4. All `unsafe` code of lz4 and lz4hc is here.
 //!
 //! States and dictionaries live in our own memory ([`Scratch`]). The library
-//! allocates nothing, except for lz4hc from level 10 on: there, each call allocates
-//! 64 KiB until it returns.
+//! allocates nothing, with one exception: from level 10 on, each compression of lz4hc
+//! allocates 64 KiB and frees them before it returns.
 //!
-//! lz4's compressors are those of `lz4_block`: our own encoder for inputs up to 64 KiB at the default acceleration,
-//! without a dictionary, and the library's for all others. That of the library clears its table for each page.
-//! lz4hc's tables are sixteen times as large, so lz4hc resets without clearing.
+//! lz4 uses the two compressors of `lz4_block`. Our own encoder compresses inputs up to 64 KiB at the default
+//! acceleration without a dictionary. The library compresses all others, and its table is cleared for each page.
+//! lz4hc's tables are sixteen times as large, so they are reset without clearing.
 //!
 //! Invariants: every length passed to C was checked against [`MAX_INPUT`] or
 //! [`MAX_LEN`] and fits an `int`; a state is used through `&mut`, so by one
@@ -27,7 +27,7 @@ use crate::scratch::Scratch;
 /// The longest input the library compresses, in bytes.
 const MAX_INPUT: usize = Stream::MAX_INPUT;
 
-/// How far back a match can reach, in bytes. Of a longer dictionary, only the end is used.
+/// How far back a match can reach, in bytes. Only this much from the end of a dictionary is used.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 
 // lz4-sys does not declare these functions, but the library exports them. States are
@@ -65,8 +65,8 @@ pub(crate) fn compress_bound(src_len: usize) -> usize {
     if src_len > MAX_INPUT { usize::MAX } else { lz4_block::max_compressed_len(src_len) }
 }
 
-/// Returns a length as a C `int`. If it does not fit, returns the largest `int`: C then uses only the start of
-/// an output buffer.
+/// Returns a length as a C `int`, or the largest `int` if the length does not fit. The library then uses only the
+/// start of the output buffer.
 fn int(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
@@ -82,9 +82,9 @@ fn refused_memory(codec: &'static str) -> CompressorError {
 
 /// Compresses an empty input to one token without literals.
 ///
-/// This does not call the library. At the optimal levels, its lz4hc computes an
-/// address twelve bytes before the end of its input. An empty slice may have an
-/// address so low that this wraps around.
+/// This does not call the library. At the optimal levels, the library's lz4hc computes
+/// an address twelve bytes before the end of the input. An empty slice may have an
+/// address so low that this computation wraps around.
 fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, CompressorError> {
     let Some(token) = dst.first_mut() else {
         return Err(CompressorError::OutputTooSmall { codec, src_len: 0, capacity: 0 });
@@ -130,8 +130,9 @@ pub(crate) trait Library: Copy + Send + Sync + 'static {
 
 /// The working memory of a compressor.
 pub(crate) struct State<L> {
-    /// Invariant S1: [`Library::clear`] initialised the memory, and from one call to the next it holds a stream that
-    /// the compressor can use again.
+    /// Invariant S1: [`Library::clear`] initialised the memory. Between calls, the memory of [`Hc`] holds a stream
+    /// that can be reset. The memory of [`Fast`] may hold anything, except in a [`Prepared`] dictionary: each
+    /// compression initialises it.
     memory: Scratch,
     library: PhantomData<L>,
 }
@@ -207,7 +208,7 @@ impl Library for Fast {
     const NAME: &'static str = names::LZ4;
     const KEY: &'static str = "accel";
     const DEFAULT: i32 = 1;
-    /// The library limits larger values to the last of these.
+    /// The library replaces larger values by the largest of these.
     const ALLOWED: RangeInclusive<i32> = 1..=65537;
 
     fn state_len() -> usize {
@@ -250,8 +251,8 @@ impl Library for Fast {
 
 /// lz4hc. Its parameter is the level.
 ///
-/// Its tables are cleared when they are made and after a failure, but not between pages: the indices of a page are
-/// beyond those of all old entries.
+/// Its tables are cleared when they are made and after a failure, but not between pages: each page gets indices
+/// greater than all indices in old entries.
 #[derive(Clone, Copy)]
 pub(crate) struct Hc;
 
@@ -300,7 +301,7 @@ impl Library for Hc {
             unsafe { LZ4_attach_HC_dictionary(stream, dictionary.stream()) };
         }
         // SAFETY: the stream was just reset; the slices are valid for their
-        // lengths, and `int` can only shorten that of `dst`.
+        // lengths, and `int` can only shorten the length of `dst`.
         let written = unsafe {
             LZ4_compress_HC_continue(
                 stream,

@@ -1,8 +1,8 @@
-//! Safe calls of the C library LZO. All `unsafe` code of lzo is here.
+//! Safe wrappers around the C library LZO. All `unsafe` code of lzo is here.
 //!
-//! Invariants: compression does not check the bounds of its output, so it is called
-//! only with room for the worst case. Decompression uses the function that checks
-//! bounds. Working memory is used through `&mut`, so by one thread at a time.
+//! Invariants: the library's compression does not check the bounds of its output, so it
+//! is called only with room for the worst case. Decompression uses the function that
+//! checks bounds. Working memory is used through `&mut`, so by one thread at a time.
 
 use std::os::raw::c_int;
 

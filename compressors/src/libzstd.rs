@@ -1,10 +1,10 @@
-//! Safe calls of the C library zstd. All `unsafe` code of zstd is here.
+//! Safe wrappers around the C library zstd. All `unsafe` code of zstd is here.
 //!
 //! An [`Encoder`] lives either in our own memory or in the library's. Our memory
 //! has a fixed size, and an encoder in it neither allocates nor frees. The library's
-//! memory grows and shrinks with the inputs: the library frees tables that are three
-//! times larger than its inputs need. So in a store, a few short inputs among the
-//! pages would cause allocations.
+//! memory grows and shrinks with the inputs: the library shrinks tables that were three
+//! times as large as needed for more than 128 inputs in a row. So in a store, a series
+//! of short inputs among the pages would cause allocations.
 //!
 //! Invariants: encoders and decoders are used through `&mut`, so by one thread
 //! at a time. A [`Prepared`] dictionary does not change once it is made, and
@@ -158,7 +158,7 @@ impl Encoder {
         // Compress the page with a growing encoder to learn how much memory it needs.
         let mut model = Self::growing(level, dictionary.clone())?;
         match model.compress(page, &mut [0; 64]) {
-            // The output may be too short: the tables are allocated before it is full.
+            // It does not matter if the output is too short: the library allocates the tables first.
             Ok(_) | Err(Failure::DST_TOO_SMALL) => (),
             Err(failure) => return Err(failure.into_error("tables")),
         }

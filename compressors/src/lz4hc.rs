@@ -1,5 +1,5 @@
 //! `lz4hc`: LZ4's format with a thorough search for matches. Compression is slow.
-//! Decompression is as fast as that of lz4 and needs no context.
+//! Decompression is the same as lz4's and needs no context.
 
 use std::sync::Arc;
 

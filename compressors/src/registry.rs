@@ -18,7 +18,7 @@ type Constructor =
 #[derive(Clone)]
 struct Entry {
     construct: Constructor,
-    /// Whether the compressor is one of this crate's. The specs of these hold all their parameters.
+    /// Whether the compressor is one of this crate's. If so, the compressor's spec contains all its parameters.
     own: bool,
 }
 
@@ -133,7 +133,7 @@ impl Registry {
         self.constructors.insert(name.to_owned(), entry);
     }
 
-    /// Adds a compressor under `name`. The constructor gets the parsed spec. It should
+    /// Adds a compressor under `name`. The constructor gets the parsed spec, and should
     /// refuse keys that it does not know ([`Spec::allow_keys`]).
     ///
     /// ```
@@ -192,8 +192,8 @@ impl Registry {
 
     /// Builds a compressor from its spec, for instance `lz4` or `zstd:level=19`, and returns it with its key.
     ///
-    /// The compressor's own [`spec`](Compressor::spec) cannot serve as the key. It lacks what only a third
-    /// party's constructor knows, such as a dictionary.
+    /// The key of a third party's compressor is not the compressor's own [`spec`](Compressor::spec). That spec lacks
+    /// what only the constructor knows, such as a dictionary.
     ///
     /// ```
     /// use compressors::{Null, Registry};
@@ -238,8 +238,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // Constructors may own user code whose destructors panic. Drop each separately: a second panic while
-        // the first unwinds would abort the process.
+        // Constructors may own values whose destructors panic. Drop each constructor separately: a second panic
+        // while the first unwinds would abort the process.
         for (_, entry) in std::mem::take(&mut self.constructors) {
             dropped(entry);
         }

@@ -3,7 +3,7 @@
 
 use crate::error::CompressorError;
 
-/// The size of a cache line in bytes. The memory is a multiple of it, and aligned to it.
+/// The size of a cache line in bytes. The memory's length and alignment are multiples of it.
 const LINE: usize = 64;
 
 #[derive(Clone, Copy)]

@@ -38,10 +38,11 @@ const MOST_PARAMS: usize = 64;
 /// The length of the longest spec, in bytes.
 const MOST_BYTES: usize = 64 << 10;
 
-/// The most characters that an error quotes of a text.
+/// The most characters of a text that an error quotes.
 const MOST_TOLD: usize = 200;
 
-/// Shortens a text for an error: if it has more than [`MOST_TOLD`] characters, keeps those and adds an ellipsis.
+/// Shortens a text for an error: if it has more than [`MOST_TOLD`] characters, keeps the first [`MOST_TOLD`] and adds
+/// an ellipsis.
 pub(crate) fn told(text: &str) -> String {
     match text.char_indices().nth(MOST_TOLD) {
         Some((end, _)) => format!("{}\u{2026}", &text[..end]),
@@ -138,7 +139,7 @@ impl Spec {
         Ok(())
     }
 
-    /// Fails if the spec names a dictionary, since it does not contain the
+    /// Fails if the spec names a dictionary, since a spec does not contain the
     /// dictionary's bytes. The error refers to the codec's builder.
     #[cfg(any(feature = "lz4", feature = "linewords", feature = "zstd"))]
     pub(crate) fn refuse_dictionary(&self) -> Result<(), CompressorError> {

@@ -1,13 +1,13 @@
 //! `zstd`: dense compression, with frames reduced to what a page store needs.
 //!
 //! A frame has no magic bytes, no checksum, no dictionary id and no content
-//! size, since the owner of the page knows all of these. What remains is two bytes
+//! size, since the owner of the page needs none of these. What remains is two bytes
 //! of frame header and three per block. The caller gives the length of the output.
 //! A frame that decompresses to another length is refused.
 //!
-//! The library knows an input's length before it compresses it. So it sizes window
-//! and tables for a page, not for a file. Decompression writes straight into the
-//! caller's buffer, so no frame can make it allocate a large window.
+//! The library knows an input's length before it compresses the input. So it sizes
+//! window and tables for a page, not for a file. Decompression writes straight into
+//! the caller's buffer, so no frame can make the library allocate a large window.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -31,9 +31,9 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Zstandard at a chosen level.
 ///
-/// The parameter `level` is 3 by default. Its range is that of the library: 1 to 22,
-/// and negative levels down to about -130000, which are faster and less dense. As in
-/// the library, 0 stands for the default.
+/// The parameter `level` is 3 by default. It has the library's range: 1 to 22, and
+/// negative levels down to about -130000, which are faster and less dense. As in the
+/// library, 0 stands for the default.
 ///
 /// The parameter `page` is the length in bytes that contexts are prepared for: 1 to
 /// 65536, by default 4096. Longer inputs work, but may allocate. The first of them
@@ -87,8 +87,8 @@ impl Zstd {
 
     /// Returns the heap bytes of the prepared dictionary, which all contexts
     /// share; 0 without a dictionary. They grow with the level, to far more
-    /// than the dictionary itself, and the memory of a context does not include
-    /// them.
+    /// than the dictionary itself. [`CompressorCtx::memory_bytes`] does not
+    /// include them.
     ///
     /// ```
     /// use compressors::Zstd;
@@ -221,7 +221,8 @@ impl fmt::Debug for Ctx {
 }
 
 impl Ctx {
-    /// Compresses an input that is too long for [`pages`](Self::pages) or needs more memory than it has.
+    /// Compresses an input that is too long for the encoder [`pages`](Self::pages), or that needs more memory than
+    /// this encoder has.
     fn compress_other(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let encoder = match &mut self.others {
             Some(encoder) => encoder,

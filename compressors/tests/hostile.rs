@@ -27,8 +27,8 @@ impl Fences {
         Fences { src: both(), dst: both() }
     }
 
-    /// Decompresses `src` with and without a context, at either fence. Returns the result, which must always be the
-    /// same.
+    /// Decompresses `src` four times: with and without a context, at either fence. Checks that the results are
+    /// equal, and returns one.
     fn decompress(
         &mut self,
         codec: &dyn Compressor,

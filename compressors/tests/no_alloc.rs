@@ -1,6 +1,6 @@
-//! A context allocates only when it is made: later calls allocate neither in Rust nor,
-//! where `malloc` can be replaced, in a C library. Dropping the context frees
-//! everything.
+//! A context allocates only when it is made, except those of `allocates_by_design`.
+//! Later calls allocate neither in Rust nor, where `malloc` can be replaced, in a C
+//! library. Dropping the context frees everything.
 
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
@@ -16,7 +16,7 @@ use compressors::build;
 thread_local! {
     /// The number of this thread's allocations, in Rust and in C.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    /// The number of this thread's allocations minus that of its frees, in Rust and in C.
+    /// This thread's allocations minus its frees, in Rust and in C.
     static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
@@ -50,8 +50,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Replaces the C library's allocator for the whole program, to count also what the
-/// codecs allocate in C. Rust's allocations then count twice.
+/// Replaces the C library's allocator for the whole program, to count the codecs'
+/// allocations in C, too. Each allocation in Rust then counts twice.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod c_side {
     use std::os::raw::c_void;
@@ -139,7 +139,8 @@ fn the_counters_count() {
     assert_eq!(allocations(|| ()), 0);
     #[cfg(all(feature = "zstd", target_os = "linux", target_env = "gnu"))]
     {
-        // A context of zstd is allocated in C, except for its box.
+        // In Rust, making a context of zstd allocates the encoder's memory and a box. They count twice, so any
+        // count above four includes allocations in C.
         let codec = build("zstd").unwrap();
         assert!(allocations(|| drop(codec.new_ctx().unwrap())) > 4);
     }

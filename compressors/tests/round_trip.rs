@@ -14,8 +14,8 @@ use std::sync::Arc;
 use common::{pages, specs};
 use compressors::{Compressor, CompressorError, Registry, build};
 
-/// Compresses `page` into a buffer of exactly the worst case. Checks that it comes back
-/// through the context and without one, and returns the compressed page.
+/// Compresses `page` into a buffer that has exactly the worst case's length. Checks that
+/// decompression with and without the context restores it. Returns the compressed page.
 fn round_trip(
     codec: &dyn Compressor,
     ctx: &mut dyn compressors::CompressorCtx,

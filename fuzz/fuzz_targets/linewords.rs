@@ -1,6 +1,6 @@
-//! Tests every variant of linewords with arbitrary bytes, in two ways. As a stream, all variants
-//! must decompress them to the same unit or return the same error. As a unit, all variants must
-//! compress them to the same stream, and decompress that stream to the unit.
+//! Tests every variant of linewords with arbitrary bytes, in two ways. If the bytes are a stream,
+//! all variants must decompress it to the same unit or return the same error. If the bytes are a
+//! unit, all variants must compress it to the same stream, and decompress that stream to the unit.
 #![no_main]
 
 use std::cell::RefCell;
@@ -27,8 +27,8 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
     let len = 2048 * blocks;
     let bytes = &bytes[..bytes.len().min(16384)];
 
-    // The bytes as a stream: behind a valid header, so that the decoder reads them as the body, and
-    // alone.
+    // The bytes as a stream: after a valid header, so that the decoder reads them as the body. They
+    // are also tried without a header.
     let mut stream = vec![0x3f + blocks as u8, 0, 0];
     stream.extend_from_slice(bytes);
     let whole = (stream.len() as u16).to_le_bytes();

@@ -1,6 +1,6 @@
-//! Tests the LZ4 encoder with arbitrary bytes. They are repeated, and compressed into outputs that
-//! are large enough, just large enough or too small. liblz4's decoder must restore them. It also
-//! decodes the arbitrary bytes themselves.
+//! Tests the LZ4 encoder with arbitrary bytes. The bytes are repeated, and compressed into outputs
+//! that are large enough, just large enough or too small. liblz4's decoder must restore them. The
+//! decoder is also called with the arbitrary bytes themselves.
 #![no_main]
 
 use std::cell::RefCell;

@@ -25,7 +25,8 @@ pub enum Verdict {
     Panic,
 }
 
-/// An operation. Numbers pick an object or a guard; they are taken modulo the count.
+/// An operation. The number of `Free`, `Read`, `DropGuard` and `Stale`, and `object`, are indices of
+/// objects, guards or freed handles, modulo the count.
 #[derive(Arbitrary, Debug)]
 pub enum Op {
     Malloc(u16),
@@ -317,7 +318,7 @@ impl<'p> Machine<'p> {
         for (guard, bytes) in self.guards.drain(..) {
             assert!(*guard == *bytes, "bytes changed under a guard");
         }
-        // The last reader of a freed object may leave its space to the next call.
+        // The last reader of a freed object may leave the object's space for the next call to free.
         self.pool.trim();
         let model = self.model.get_mut();
         for (handle, bytes) in core::mem::take(&mut model.live) {

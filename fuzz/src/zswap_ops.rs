@@ -50,7 +50,7 @@ pub enum Op {
     Writeback(bool),
 }
 
-/// Operations that move pages but do not change their content.
+/// Operations that may move pages, but change no page's content.
 #[derive(Arbitrary, Debug)]
 pub enum Mover {
     SetZpool(u8),
@@ -67,7 +67,7 @@ pub struct Input {
     keep_incompressible: bool,
     limit_pages: Option<u8>,
     checksums: bool,
-    /// Operations that a second thread repeats until the others are done.
+    /// A second thread repeats the first 20 of these until `ops` are done.
     beside: Vec<Mover>,
     ops: Vec<Op>,
 }
@@ -186,7 +186,7 @@ pub fn run(input: &Input) {
         run_ops(input, &store, &pages, &device, &memory);
         drop(stopped);
         // The scope waits only until the closure has returned. Joining also waits until the
-        // thread-locals are freed, which would otherwise count as a leak.
+        // thread-locals are freed. Otherwise they might count as a leak.
         if let Some(Err(panic)) = beside.map(|thread| thread.join()) {
             std::panic::resume_unwind(panic);
         }
@@ -203,7 +203,8 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The faults that were injected so far. A store may refuse a page because of them.
+/// Reasons for which the store may refuse a page. `writes` stays set; the others change with the
+/// operations.
 #[derive(Default)]
 struct Faults {
     page_requests: bool,

@@ -32,7 +32,7 @@ fn pages_of_real_processes_round_trip() {
         decoder.window_log_max(27).unwrap();
         let mut raw = Vec::new();
         std::io::Read::read_to_end(&mut decoder, &mut raw).unwrap();
-        // Debug builds are slow, so they take one page of 16.
+        // Debug builds are slow, so they take every 16th page or unit.
         let step = if cfg!(debug_assertions) { 16 } else { 1 };
         for page in raw.chunks_exact(4096).step_by(step) {
             let stream = agreed(&mut contexts, page, false);

@@ -15,7 +15,7 @@ use zpool_base::sync::test_rng::Rng;
 
 const ROOM: usize = 128 << 10;
 
-/// Buffers that start at a fence, and buffers that end at one. `turn` says which of them are used next.
+/// Buffers that start at a fence, and buffers that end at one. `turn` is the index of the buffers that were used last.
 struct Fences {
     turn: usize,
     src: [Fenced; 2],
@@ -28,8 +28,8 @@ impl Fences {
         Fences { turn: 0, src: both(), dst: both() }
     }
 
-    /// Decompresses `stream` with every variant and returns their result, which must be the same. Calls use in turn
-    /// the buffers that start at a fence and those that end at one.
+    /// Decompresses `stream` with every variant and returns their result, which must be the same. Successive calls
+    /// alternate between the buffers that start at a fence and the buffers that end at one.
     fn verdict(&mut self, stream: &[u8], len: usize) -> Result<Vec<u8>, Error> {
         self.turn ^= 1;
         let src = self.src[self.turn].slice(stream.len());
@@ -51,8 +51,8 @@ impl Fences {
     }
 }
 
-/// Overwrites the head: the unit has `blocks` blocks of lines of words, and the stream has its true length. So
-/// decoders do not refuse the stream before they examine the rest.
+/// Overwrites the head. The new head says that the unit has `blocks` blocks of lines of words, and gives the stream's
+/// true length. So decoders do not refuse the stream before they examine the rest.
 fn pass_the_head(stream: &mut [u8], blocks: usize) {
     let len = stream.len() as u16;
     if let Some(head) = stream.first_chunk_mut() {
@@ -61,8 +61,8 @@ fn pass_the_head(stream: &mut [u8], blocks: usize) {
     }
 }
 
-/// Makes `count` streams of all kinds of units. Most have lines of words or deltas. Under Miri, which runs no C code, all
-/// do.
+/// Makes `count` streams of all kinds of units. Most have lines of words or deltas. Under Miri, which runs no C
+/// code, all do.
 fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)> {
     let mut contexts = Both::all();
     (0..count)

@@ -10,7 +10,7 @@ use zpool_base::sync::test_rng::Rng;
 
 /// How many units of each kind and length are tried. Fewer under Miri.
 const ROUNDS: usize = if cfg!(miri) { 1 } else { 40 };
-/// The kinds of units that are tried. Under Miri, only those that are never stored as LZ4 blocks, since LZ4 is C code.
+/// The kinds of units that are tried. Under Miri, only kinds that are never stored as LZ4 blocks, since LZ4 is C code.
 const TRIED: &[usize] =
     if cfg!(miri) { &WITHOUT_LZ4 } else { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14] };
 
@@ -106,8 +106,8 @@ fn a_used_context_compresses_as_a_new_one() {
     }
 }
 
-/// At each capacity of the output, all variants give the same result and write nothing past the end. If the stream
-/// fits, it is the same at every capacity.
+/// At each capacity of the output, all variants give the same result and write nothing past the end. Every output
+/// that has room for the stream of a large output gets that stream.
 #[test]
 #[cfg_attr(miri, ignore = "LZ4 is C code")]
 fn any_capacity_will_do_or_is_too_small() {
@@ -158,7 +158,8 @@ fn lengths_that_are_too_long_are_told() {
     assert_eq!(decompress(&[1, 2], &mut back), Err(Error::WrongLength { expected: 4096, got: 1 }));
 }
 
-/// The longest unit is stored as a stream that is one byte longer, so that many bytes may be decompressed.
+/// A stored unit is one byte shorter than its stream, so decompression accepts one byte more than the longest unit
+/// has.
 #[test]
 #[cfg_attr(miri, ignore = "takes 2 GiB of addresses, which Miri fills")]
 fn the_longest_stream_is_one_byte_longer_than_the_longest_unit() {

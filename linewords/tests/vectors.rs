@@ -26,8 +26,8 @@ fn bytes(hex: &str) -> Vec<u8> {
     bytes
 }
 
-/// Returns the keys and values of each block that begins with a line ```` ```vector ````. A line that begins with a
-/// space continues the value above it.
+/// Returns the keys and values of each block that begins with a line ```` ```vector ````. A line without a colon
+/// continues the value above it.
 fn vectors() -> Vec<Vec<(String, String)>> {
     let text = std::fs::read_to_string(DOCUMENT).unwrap();
     let mut all = Vec::new();

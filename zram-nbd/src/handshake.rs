@@ -13,7 +13,7 @@ use crate::{Export, SessionError};
 
 /// The most bytes of an option's data. An export's name has at most 4096 bytes.
 const MOST_OPTION: u32 = 8192;
-/// The most options that a client may send before it chooses the export.
+/// The most options that a client may send. The last of them must choose the export or abort.
 const MOST_OPTIONS: usize = 100;
 /// Zeros that follow the reply to `EXPORT_NAME`, unless the client negotiated `NO_ZEROES`.
 const PADDING: [u8; 124] = [0; 124];
@@ -112,14 +112,14 @@ pub(crate) fn negotiate<S: Read + Write>(
 }
 
 impl Export {
-    /// Returns whether a name that a client sent means this export. An empty name means it, too.
+    /// Returns whether a name that a client sent means this export. An empty name does, too.
     fn is_named(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
 }
 
 /// Returns the name in the data of `INFO` and `GO`, or `None` if the data are malformed. The data are the
-/// name's length, the name, the number of information requests, and those requests.
+/// name's length, the name, the number of information requests, and the requests.
 fn asked_name(data: &[u8]) -> Option<&[u8]> {
     let (len, rest) = data.split_first_chunk()?;
     let name = rest.get(..u32::from_be_bytes(*len) as usize)?;
@@ -127,7 +127,7 @@ fn asked_name(data: &[u8]) -> Option<&[u8]> {
     (requests.len() == 2 * usize::from(u16::from_be_bytes(*count))).then_some(name)
 }
 
-/// Sends all information about the export, requested or not.
+/// Sends the export's size, flags and block sizes, whether the client requested them or not.
 fn tell<S: Write>(
     stream: &mut S,
     option: u32,

@@ -1,5 +1,5 @@
-//! Serves a [`Zram`] over NBD, the network block device protocol, as a compressed disk for anything
-//! that speaks it (the kernel, QEMU, libnbd).
+//! Serves a [`Zram`] as a compressed disk over NBD, the network block device protocol. Any NBD client
+//! can use the disk, for instance the kernel, QEMU or libnbd.
 //!
 //! ```
 //! use std::sync::Arc;

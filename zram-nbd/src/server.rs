@@ -158,9 +158,9 @@ pub struct Totals {
 /// Serves a disk to at most 64 clients at the same time. Further clients are turned away.
 ///
 /// A client that keeps its thread waiting is dropped. During the handshake, it is dropped if it sends nothing for
-/// [`handshake_timeout`](Self::handshake_timeout). At any time, it is dropped if it reads nothing of what is sent
-/// to it for [`write_timeout`](Self::write_timeout). Other clients are not affected. After the handshake, a
-/// client may be silent for any time.
+/// [`handshake_timeout`](Self::handshake_timeout). At any time, it is dropped if it reads nothing for
+/// [`write_timeout`](Self::write_timeout) while bytes wait for it. Other clients are not affected. After the
+/// handshake, a client may be silent for any time.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -209,7 +209,7 @@ impl Server {
         self
     }
 
-    /// Sets how long a client may read nothing of what is sent to it before its connection is closed. Closing
+    /// Sets how long a client may leave the bytes that wait for it unread before its connection is closed. Closing
     /// may take up to twice as long. Default: 30 seconds. Zero means the system's shortest timeout.
     #[must_use = "returns the server"]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
@@ -221,7 +221,7 @@ impl Server {
     /// all sessions did.
     ///
     /// # Errors
-    /// The listener's error. The connections are closed and the threads are joined before it is returned.
+    /// The listener's error. Before the error is returned, the connections are closed and the threads are joined.
     ///
     /// # Blocking
     /// Blocks until `stop` is true. If no client is waiting, `stop` is checked every 20 milliseconds.
@@ -303,13 +303,13 @@ impl Server {
     }
 }
 
-/// Returns the timeout, or one nanosecond if the timeout is zero. Sockets refuse a timeout of zero.
+/// Returns the timeout, or one nanosecond if the timeout is zero. `std` refuses to set a socket's timeout to zero.
 fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_nanos(1))
 }
 
-/// Returns whether an error of `accept` is temporary: no client is waiting, or one left before it
-/// was accepted.
+/// Returns whether an error of `accept` is temporary: no client is waiting, a client left before it
+/// was accepted, or a signal interrupted the call.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted | ConnectionReset)

@@ -14,8 +14,8 @@ use crate::wire::{
 };
 use crate::{Session, SessionError};
 
-/// The most bytes of buffer that a session keeps from one small request to the next. A larger buffer is freed
-/// when a request comes that needs at most this number of bytes.
+/// The most bytes of buffer that a session keeps for small requests. A larger buffer is freed by the next read or
+/// write that needs at most this number of bytes.
 const KEPT: usize = 1 << 20;
 
 struct Request {
@@ -98,8 +98,8 @@ impl Request {
     }
 }
 
-/// Executes a request. A read fills `buffer`, and a write stores its content. If the request fails, returns the
-/// protocol's error number.
+/// Executes a request. A read fills `buffer`, and a write stores the bytes of `buffer`. If the request fails, returns
+/// the protocol's error number.
 fn answer(
     disk: &Zram,
     request: &Request,

@@ -28,9 +28,10 @@ pub(crate) enum Verb {
 /// Serve a compressed disk over NBD, the network block device protocol, until SIGTERM or SIGINT.
 ///
 /// The disk starts empty, and its contents are gone at the end. Anybody who can connect can read
-/// and write all of it, so only this machine can connect, unless --any-address is given.
+/// and write all of it. So --listen takes only loopback addresses, which no other machine can reach,
+/// unless --any-address is given.
 ///
-/// Exit status: 0 if a signal ended it, 2 if it could not serve.
+/// Exit status: 0 if a signal ended the server, 2 if it could not serve.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Nbd {
     /// Size of the disk: bytes, or with K, M, G or T; a multiple of 4096
@@ -53,7 +54,7 @@ pub(crate) struct Nbd {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
     pub(crate) listen: SocketAddr,
 
-    /// Listen on a Unix socket at PATH instead, which only its owner can use; PATH must not exist
+    /// Listen on a Unix socket at PATH instead. Only its owner can use it; PATH must not exist
     #[arg(long, value_name = "PATH", conflicts_with = "listen")]
     pub(crate) unix: Option<PathBuf>,
 
@@ -143,7 +144,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "FILE", requires = "max_pool_mib", conflicts_with = "json")]
     pub(crate) backing: Option<PathBuf>,
 
-    /// MiB of pool for the store of --backing
+    /// Limit of the pool in the store of --backing, in MiB
     #[arg(long, value_name = "N", requires = "backing")]
     pub(crate) max_pool_mib: Option<u32>,
 

@@ -131,7 +131,7 @@ mod tests {
 
     /// A compressor that keeps only the first half of a page, and on decompression writes it twice.
     /// This is right for pages whose halves are equal, and wrong for others. After `strength` pages,
-    /// decompression writes nothing but reports success.
+    /// decompression still reports success, but writes nothing.
     #[derive(Debug, Clone)]
     struct Halves {
         strength: usize,

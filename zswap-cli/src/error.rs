@@ -1,4 +1,5 @@
-//! Why `zswap` cannot do its work: each error says which value was wrong and what to do.
+//! Why `zswap` cannot do its work. An error says which value was wrong and, if the user can do
+//! something about it, what to do.
 
 use std::io;
 use std::net::SocketAddr;

@@ -11,7 +11,7 @@ use std::fs;
 const FALLBACK: u64 = 16 << 30;
 
 /// Returns the most bytes of pages to read, over all files: a third of the available memory or of
-/// the control group's limit, whichever is less.
+/// the control group's limit, whichever is less, or [`FALLBACK`] if the system reports neither.
 pub(crate) fn set_limit() -> u64 {
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")

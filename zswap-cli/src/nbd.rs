@@ -104,7 +104,7 @@ fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
 }
 
 /// Calls `make`. On Linux, sets the umask during the call so that only the owner can use a new file.
-/// Then nobody else can connect before the file's mode is set. The umask is that of the whole process,
+/// Then nobody else can connect before the file's mode is set. The umask applies to the whole process,
 /// but no other thread that could create a file has been started yet.
 #[cfg(unix)]
 fn as_owner<T>(make: impl FnOnce() -> T) -> T {

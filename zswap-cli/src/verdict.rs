@@ -6,9 +6,9 @@
 //! * both: the product of the two. A pair that needs half the memory may take twice the time.
 //!
 //! Pairs that did not keep their pages do not take part. Pairs without times take part only in
-//! density. A difference in speed or both is clear if the winner's slowest rounds were faster than the
-//! fastest rounds of the next pair. Memory is measured only once, so a difference in density is clear
-//! if it is at least half a percent, or two percent with several threads.
+//! density. A difference in speed or both is clear if the winner's figure in its slowest rounds is less
+//! than the next pair's figure in its fastest rounds. Memory is measured only once, so a difference in
+//! density is clear if it is at least half a percent, or two percent with several threads.
 
 use measure::{Figures, Timing};
 
@@ -24,7 +24,7 @@ pub(crate) struct Pick {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Next {
     pub(crate) pair: usize,
-    /// By how many percent the winner's figure is less than this one's.
+    /// By how many percent the winner's figure is less than this pair's.
     pub(crate) margin: f64,
     /// Whether the difference is clear (see the module); `None` for speed and both after a single
     /// round.
@@ -41,8 +41,8 @@ pub(crate) struct Verdict {
 
 /// The least difference in memory that is clear, in percent.
 const HALF_A_PERCENT: f64 = 0.5;
-/// The least difference that is clear with several threads, in percent. Then it is a matter of chance
-/// where objects lie: repeated fillings of a small set differed by up to this much.
+/// The least difference in memory that is clear with several threads, in percent. With several threads,
+/// chance decides where objects lie: repeated fillings of a small set differed by up to this much.
 const TWO_PERCENT: f64 = 2.0;
 
 /// A pair's figure with the least and the greatest value over its rounds.
@@ -99,8 +99,8 @@ pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     Some((sum(|t| t.mean), range)).filter(|(time, _)| *time > 0.0)
 }
 
-/// Picks the entrant with the least value, and the next one. Of equals, the earlier one is picked.
-/// `None` if there is no entrant with a finite value.
+/// Picks the entrant with the least value, and the next one. Among equals, picks the earlier one.
+/// Returns `None` if no entrant has a finite value.
 fn pick(
     mut entrants: Vec<Entrant>,
     clear: impl Fn(Entrant, Entrant, f64) -> Option<bool>,
@@ -120,8 +120,8 @@ mod tests {
     use super::*;
     use measure::{Memory, Name, PoolUse, Summary, Turn};
 
-    /// Makes a pair with this many bytes of pool for 10 pages. `means` has one time per round, which
-    /// is the mean of its stores and also of its loads.
+    /// Makes a pair with this many bytes of pool for 10 pages. `means` has one time per round: the mean
+    /// of the round's stores, and also of its loads.
     fn pair(pool_bytes: usize, means: &[f64], fault: Option<&str>) -> Figures {
         let pool = PoolUse { pages: 10, pool_bytes, ..PoolUse::default() };
         let memory = Memory { pool: Some(pool), ..Memory::default() };

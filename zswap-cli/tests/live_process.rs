@@ -1,5 +1,5 @@
-//! `zswap compare --pid` on a process that this test starts: what the sample contains, what it does
-//! not, and that the process continues whatever happens to `zswap`.
+//! `zswap compare --pid` on a process that this test starts: what the sample contains and leaves out,
+//! and that the process continues whatever happens to `zswap`.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -101,7 +101,7 @@ fn sit_in_a_handler() {
     unsafe { libc::raise(libc::SIGUSR1) };
 }
 
-/// Not a test but the target of the tests below, which start this program again to run it.
+/// Not a test, but the target process: the tests below start this program again to run this function.
 #[test]
 #[ignore = "a process that the other tests start"]
 fn the_target() {

@@ -66,7 +66,7 @@ impl Served {
         Served { child, output, uri }
     }
 
-    /// Ends the server by a signal. Returns the last line that it printed.
+    /// Ends the server with a signal. Returns what it printed after its first line.
     fn end(mut self, signal: &str) -> String {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());

@@ -1,5 +1,6 @@
-//! What a store costs the process: its resident set while pages are stored, after they are gone,
-//! and after the store is gone. The pages are 80 MiB from real processes, stored with lz4.
+//! What a store costs the process: the resident set while pages are stored, after they are gone, and
+//! after the store is gone. The pages are 80 MiB, a sample of real processes repeated with small
+//! changes. They are stored with lz4.
 //!
 //! This is the only test in its process, so that no other test's memory is measured.
 
@@ -23,14 +24,14 @@ fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Returns the sample built into the binary: pages of five real processes.
+/// Returns the sample that is also built into the program `zswap`: pages of real processes.
 fn sample() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/assets/sample.pages.zst");
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
-/// Makes page `i` of 80 MiB. The pages are the sample repeated. The number of the copy is mixed into
-/// one word of each page, so that no copy equals another.
+/// Makes page `i` of 80 MiB. The pages are the sample, repeated. One word of each page is XORed with the
+/// index of the repetition, so that no two repetitions of a page are equal.
 fn page(sample: &[u8], i: usize, out: &mut Page) {
     let pages = sample.len() / PAGE_SIZE;
     out.copy_from_slice(&sample[i % pages * PAGE_SIZE..][..PAGE_SIZE]);
@@ -120,7 +121,8 @@ fn the_resident_set_follows_what_is_stored() {
             "emptied: {left} bytes left, {} of them cached, {objects} objects at the peak",
             stats.pool_total_size
         );
-        // How many pages the provider keeps warm depends on the order in which they left.
+        // Subtract the pages that the provider keeps warm: how many these are depends on the order in
+        // which the pages were freed.
         emptied.push(left.saturating_sub(stats.pool_total_size));
     }
     let (first, last) = (emptied[1], emptied[9]);

@@ -24,7 +24,7 @@ pub enum DecompressError {
 /// Decompresses a block into the start of `dst` and returns the decompressed length. The block may come from any
 /// LZ4 encoder.
 ///
-/// The bytes of `dst` behind that length are unspecified. After an error, all bytes of `dst` are.
+/// The bytes of `dst` after that length are unspecified. After an error, all bytes of `dst` are unspecified.
 ///
 /// # Errors
 /// [`DecompressError::Corrupt`] if `src` is not a block or decompresses to more bytes than `dst` has;

@@ -22,8 +22,8 @@
 //!
 //! # Guarantees
 //!
-//! - No call writes past the end of the output. The bytes of the output behind the block are unspecified after a
-//!   call.
+//! - No call writes past the end of the output. After a call, the bytes of the output after the block are
+//!   unspecified.
 //! - If the block of [`compress`] fits exactly, the call succeeds; if it does not fit, the call fails.
 //! - The bytes of a block of [`compress`] depend only on the input. The processor, the length of the output and
 //!   earlier uses of the table do not matter.

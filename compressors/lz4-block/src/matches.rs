@@ -62,7 +62,7 @@ unsafe fn differing(src: &[u8], at: usize, distance: usize) -> Option<usize> {
     if low | high == 0 {
         return None;
     }
-    // If the lower half is equal, it has 64 trailing zeros. This needs no branch on which half differs.
+    // If the lower halves are equal, `low` has 64 trailing zeros. So the sum needs no branch on which half differs.
     let more = if low == 0 { high.trailing_zeros() } else { 0 };
     Some((low.trailing_zeros() + more) as usize / 8)
 }

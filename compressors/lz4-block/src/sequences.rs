@@ -2,8 +2,9 @@
 //!
 //! A sequence is a token, then the literals, then the distance of a match in two bytes. The token's upper half
 //! is the number of literals. Its lower half is the length of the match, less [`MIN_MATCH`]. A half can hold at
-//! most 15. If it is 15, the rest of the length follows: bytes of 255, then one byte below 255. For literals the
-//! rest follows the token, for a match the distance. The last sequence has no match.
+//! most 15. If it is 15, the rest of the length is stored separately: bytes of 255, then one byte below 255. The
+//! rest for the literals follows the token. The rest for the match follows the distance. The last sequence has no
+//! match.
 //!
 //! Each function appends to the first `len` bytes of `dst` and returns the new length. If there is no room, it
 //! returns [`NoRoom`].
@@ -16,7 +17,8 @@ const FULL: usize = 15;
 /// The length of the shortest match.
 pub(crate) const MIN_MATCH: usize = 4;
 
-/// The most bytes that [`push`] writes to: a token, a byte of rest, a block, a distance and a byte of rest.
+/// The most bytes that [`push`] writes without [`push_exactly`]: a token, a byte of rest, a block of literals, a
+/// distance and a byte of rest.
 const SPARE: usize = 1 + 1 + BLOCK + 2 + 1;
 
 /// The output has no room for the bytes that were to be written.
@@ -44,8 +46,8 @@ pub(crate) fn push(
 ) -> Result<usize, NoRoom> {
     let literals = to - from;
     let code = found.len - MIN_MATCH;
-    // Most sequences have few literals. A block of fixed length is copied for them, since this is fast. If there
-    // is no room for a block, or a length is large, `push_exactly` takes over.
+    // Most sequences have few literals. Copying a block of fixed length is faster than copying exactly these. If
+    // there is no room for a block, or a length is large, `push_exactly` takes over.
     if literals > BLOCK || from + BLOCK > src.len() || code >= FULL + 255 || len + SPARE > dst.len()
     {
         return push_exactly(src, dst, len, from, to, found);

@@ -1,9 +1,10 @@
 //! liblz4's compressor, for inputs and accelerations that [`compress`](crate::compress) does not take.
 //!
-//! A block is compressed as the first of a stream. On 4 KiB pages of real processes this is denser and faster than
-//! liblz4's calls for a single block. It is denser because a stream's table hashes five bytes, but that of a small
-//! single block hashes four. It is faster because the table is cleared each time: clearing 16 KiB costs less than
-//! stale candidates do, and the library's own fast reset clears from 4 KiB on for this reason.
+//! Each block is compressed as the first block of a new stream. On 4 KiB pages of real processes this is denser and
+//! faster than liblz4's calls for a single block. It is denser because a stream's table hashes five bytes. The table
+//! for a small single block hashes four. It is faster because the table is cleared each time: clearing 16 KiB costs
+//! less than stale candidates do. For the same reason, the library's own fast reset clears its table for inputs of
+//! 4 KiB and more.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::marker::PhantomData;
@@ -55,7 +56,7 @@ impl<'m> Stream<'m> {
     pub const MAX_INPUT: usize = STREAM_MAX_INPUT;
 
     /// Makes an empty stream in `memory`, whose content does not matter. Returns `None` if the memory is shorter than
-    /// [`LEN`](Self::LEN) or not aligned to 8 bytes. Aligned to 64 bytes, it is fastest.
+    /// [`LEN`](Self::LEN) or not aligned to 8 bytes. Memory that is aligned to 64 bytes is fastest.
     #[must_use]
     pub fn in_memory(memory: &'m mut [u8]) -> Option<Self> {
         // SAFETY: the memory is valid for its length. The library checks its length and alignment.
@@ -63,8 +64,8 @@ impl<'m> Stream<'m> {
         Some(Stream { state: NonNull::new(state)?, memory: PhantomData })
     }
 
-    /// Returns the `LZ4_stream_t *`, for functions of the library that this crate does not have: those that load or
-    /// attach a dictionary.
+    /// Returns the `LZ4_stream_t *`, for library functions that this crate does not wrap, such as the functions that
+    /// load or attach a dictionary.
     ///
     /// The caller of such a function must ensure that the stream can still compress a first block, and that a
     /// dictionary outlives this value.
@@ -74,9 +75,9 @@ impl<'m> Stream<'m> {
     }
 
     /// Compresses `src` into `dst` and returns the length of the block. A greater acceleration is faster and less
-    /// dense. The library takes 1 to 65537, and the nearest of these for any other.
+    /// dense. The library clamps it to 1 to 65537.
     ///
-    /// The library may refuse an output into which the block just fits. It refuses none of
+    /// The library may refuse an output into which the block just fits. It never refuses an output of
     /// [`max_compressed_len`](crate::max_compressed_len) bytes.
     ///
     /// # Errors
@@ -93,7 +94,7 @@ impl<'m> Stream<'m> {
             return Err(too_long);
         }
         let src_len = c_int::try_from(src.len()).map_err(|_| too_long)?;
-        // Of a longer output, the library uses only the start.
+        // If the length does not fit an `int`, the library uses only the start of the output.
         let capacity = c_int::try_from(dst.len()).unwrap_or(c_int::MAX);
         // SAFETY: S1; the slices are valid for the lengths passed.
         let written = unsafe {

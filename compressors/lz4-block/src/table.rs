@@ -47,7 +47,7 @@ impl Table {
     /// Enters `position` for the five lowest bytes of `word`. Returns the position that was in the slot before.
     #[inline(always)]
     pub(crate) fn swap(&mut self, word: u64, position: u16) -> u16 {
-        // Shifts out the three upper bytes. The upper bits of the product depend on all the others.
+        // Shifts out the three upper bytes. The upper bits of the product depend on all bits of the other five.
         let hash = (word << 24).wrapping_mul(SPREAD) >> (64 - BITS);
         let slot = &mut self.slots[hash as usize & ((1 << BITS) - 1)];
         core::mem::replace(slot, position)
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn words_of_pages_spread_over_the_slots() {
-        // Pointers into one region, 16 bytes apart. Their number is a quarter of that of the slots.
+        // Pointers into one region, 16 bytes apart. There are four times as many slots as pointers.
         let mut table = Table::new();
         let clashes = (1..1024u16)
             .filter(|&n| table.swap(0x7f12_3456_0000 + 16 * u64::from(n), n) != 0)

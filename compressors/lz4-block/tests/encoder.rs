@@ -96,7 +96,8 @@ fn check_format(block: &[u8], src_len: usize) {
     }
 }
 
-/// Compresses `src` in buffers that end at fences. Checks that both decoders return it, and returns the block.
+/// Compresses `src` in buffers that end at fences. Checks that both decoders (one under Miri) restore `src`. Returns
+/// the block.
 fn round_trip(src: &[u8], table: &mut Table) -> Vec<u8> {
     let mut from = Fenced::new(src.len(), Side::End);
     let from = from.slice(src.len());

@@ -12,7 +12,7 @@ fn input(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(i) / 977) as u8).collect()
 }
 
-/// Compresses `src` in a stream that ends at a fence.
+/// Compresses `src` with a stream whose memory ends at a fence.
 fn compress(src: &[u8], dst: &mut [u8], acceleration: i32) -> Result<usize, CompressError> {
     let mut memory = Fenced::new(Stream::LEN, Side::End);
     let memory = memory.slice(Stream::LEN);

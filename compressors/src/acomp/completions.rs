@@ -3,7 +3,7 @@
 //! `expect` reserves room for a completion, so delivering the completion allocates nothing. Each expected
 //! request has a ticket. Waiters wait for the request until the ticket delivers the completion or is dropped.
 //!
-//! Locks: a thread that holds the pool's mutex may lock that of an [`AcompCompletions`], but not the other way
+//! Locks: a thread that holds the pool's mutex may lock the mutex of an [`AcompCompletions`], but not the other way
 //! round. Both are held briefly. Under them, no user code runs and nothing is dropped. Only
 //! [`AcompCompletions::expect`] and [`reserve`](AcompCompletions::reserve) allocate under a lock.
 
@@ -21,7 +21,7 @@ use crate::CompressorError;
 struct State {
     /// The number of live tickets.
     outstanding: usize,
-    /// Completions that were not taken yet. The queue also has room for those of the live tickets.
+    /// Completions that were not taken yet. The queue also has room for one completion of each live ticket.
     done: VecDeque<(usize, AcompDone)>,
     /// The number of threads that wait for a completion.
     waiting: usize,
@@ -38,8 +38,8 @@ impl State {
 
 /// A queue of completions, in the order in which the requests complete. Each comes with the tag of its request.
 ///
-/// `Send` and `Sync`. A caller may drop its `Arc` of the queue while requests are outstanding: they still
-/// complete, and the last `Arc` drops what they own. The queue can be reused when all requests have completed
+/// `Send` and `Sync`. A caller may drop its `Arc` of the queue while requests are outstanding: the requests still
+/// complete, and the last `Arc` drops their completions. The queue can be reused when all requests have completed
 /// and all completions were taken. In a child after `fork`, the queue is empty and no call waits.
 ///
 /// ```
@@ -91,7 +91,8 @@ impl AcompCompletions {
         state
     }
 
-    /// Reserves room for the completions of `requests` more requests. Expecting these then allocates nothing.
+    /// Reserves room for the completions of `requests` more requests. Expecting these then allocates nothing, unless
+    /// [`wait_all`](Self::wait_all) is called before: it returns the room together with the completions.
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`] if there is no memory for them; [`CompressorError::Forked`] in a child
@@ -244,8 +245,8 @@ pub struct CompletionsPool {
 }
 
 impl CompletionsPool {
-    /// Makes a pool of `count` queues, each with room for `requests` completions. May abort if there is no
-    /// memory for the queues themselves.
+    /// Makes a pool of `count` queues, each with room for `requests` completions. A queue loses this room if
+    /// [`wait_all`](AcompCompletions::wait_all) is called. May abort if there is no memory for the queues themselves.
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`] if there is no memory for the completions.

@@ -1,7 +1,8 @@
 //! Worker threads that complete requests from a bounded queue.
 //!
-//! `submit` completes the request in the caller if the queue is full, if the engine has no worker, or if the
-//! caller is a worker of any engine. So no submitter waits for room in a queue, and no worker waits for another.
+//! `submit` completes the request in the caller if the queue is full or cannot grow, if the engine has no worker, or
+//! if the caller is a worker of any engine. So no submitter waits for room in a queue, and no worker waits for
+//! another.
 //! When the engine is dropped, the workers complete the queued requests and end.
 //!
 //! A child after `fork` has no workers. There, each request completes in its caller, and dropping the
@@ -41,7 +42,7 @@ impl Job {
 /// requests come in batches, and waking a thread takes as long as compressing a page.
 const SPINS: u32 = 1000;
 
-/// The number of requests for which the queue of a new engine has room, unless its bound is lower.
+/// The number of requests for which a new queue has room, unless the queue's bound is lower.
 const AT_FIRST: usize = 64;
 
 #[derive(Default)]
@@ -105,8 +106,8 @@ impl AcompEngine {
     /// Starts an engine of `workers` threads. Its queue holds at most `bound` requests.
     ///
     /// # Errors
-    /// The error of starting a thread. The threads that did start are ended. `OutOfMemory` if there is no
-    /// memory for the queue.
+    /// The system's error if a thread cannot be started; the threads that did start are ended. `OutOfMemory` if
+    /// there is no memory for the queue.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
         let maker = Maker::here();
         let mut jobs = VecDeque::new();
@@ -115,7 +116,7 @@ impl AcompEngine {
         let queue = Mutex::new(Queue { jobs, ..Queue::default() });
         let shared =
             Arc::new(Shared { queue, work: Condvar::new(), bound, queued: AtomicUsize::new(0) });
-        // If a thread cannot be started, dropping the engine ends those that were.
+        // If a thread cannot be started, dropping the engine ends the threads that were started.
         let mut engine = AcompEngine { shared, workers: Vec::new(), maker };
         for number in 0..workers {
             let shared = engine.shared.clone();
@@ -140,7 +141,7 @@ fn work(shared: &Shared, maker: Maker) {
             job.run();
             if !maker.is_here() {
                 // The codec has forked, and this is the child. Nobody submits work here. If another thread held
-                // the lock at the fork, it does not exist here and never releases it.
+                // the lock at the fork, that thread does not exist here, and the lock is never released.
                 return;
             }
             queue = shared.lock();
@@ -168,7 +169,7 @@ impl Acomp for AcompEngine {
         tag: usize,
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest> {
-        // While a thread ends, its flag may be destroyed. It then counts as a worker.
+        // While a thread ends, its flag may be destroyed. Such a thread counts as a worker.
         if self.workers() == 0 || IS_WORKER.try_with(Cell::get).unwrap_or(true) {
             return Scomp.submit(request, tag, done);
         }
@@ -486,7 +487,7 @@ mod tests {
             for tag in 0..9 {
                 engine.submit(rig.request(0), tag, &one).unwrap();
             }
-            // A queue that is given back with outstanding requests is lent again when they have completed.
+            // A queue that is given back with outstanding requests is lent again only after they have completed.
             pool.give(one.clone());
             while !one.is_idle() {
                 thread::yield_now();
@@ -518,7 +519,7 @@ mod tests {
         assert!(waits.join().unwrap() && pool.take().is_some());
     }
 
-    /// Runs `inside` in a forked child, which then exits. Returns whether it returned true there.
+    /// Runs `inside` in a forked child, which then exits. Returns whether `inside` returned true.
     #[cfg(all(unix, not(miri)))]
     fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child runs only `inside`, and then ends. It does not return from here.
@@ -547,7 +548,8 @@ mod tests {
         let pool = crate::CompletionsPool::new(1, 1).unwrap();
         engine.submit(rig.request(3), 0, &done).unwrap();
         engine.submit(rig.request(0), 1, &done).unwrap();
-        // This thread holds the queue's lock at the fork, as another thread might, which the child would not have.
+        // This thread holds the queue's lock at the fork. In a real program it may be another thread, which the
+        // child does not have.
         let locked = engine.shared.lock();
         let child = || {
             let nothing = done.is_idle()

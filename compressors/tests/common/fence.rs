@@ -2,7 +2,7 @@
 //! out of bounds crashes the test. Under Miri, which detects such accesses itself, and
 //! on systems other than Linux, the buffer only has the exact length.
 
-/// The end of the buffer that lies exactly at the fence.
+/// The side on which the buffer touches a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Start,

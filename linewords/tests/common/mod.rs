@@ -16,8 +16,8 @@ pub(crate) const KINDS: usize = 15;
 /// The kind whose units are stored as deltas, if they can be.
 pub(crate) const SMOOTH: usize = 13;
 
-/// The kinds whose units are never stored as LZ4 blocks, whatever the random numbers are: as lines of words, or as
-/// deltas.
+/// Units of these kinds are stored as lines of words or as deltas, never as LZ4 blocks, whatever the random numbers
+/// are.
 pub(crate) const WITHOUT_LZ4: [usize; 6] = [0, 1, 2, 4, 6, SMOOTH];
 
 /// Makes a unit of the given kind. Most units of the first eight kinds are stored as lines of words.
@@ -53,7 +53,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.extend_from_slice(&record);
             }
         }
-        // Few values, including some whose table entries resemble those of empty slots.
+        // Few values. The table entries of some resemble empty slots.
         4 => {
             const FEW: [u32; 8] =
                 [0, 1 << 31, 1 << 22, 0xffc0_0000, 5 << 22, 77, 0x1_0000, u32::MAX];
@@ -113,7 +113,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.push(byte);
             }
         }
-        // Smooth bytes, such as those of an image with one to four channels.
+        // Smooth bytes, as in an image with one to four channels.
         13 => {
             let channels = 1 + rng.below(4);
             let mut last: Vec<u8> = (0..channels).map(|_| rng.next() as u8).collect();

@@ -1,9 +1,9 @@
-//! Why a process cannot be sampled.
+//! Why a process cannot be sampled, or its sample cannot be saved.
 
 use std::io;
 use std::path::PathBuf;
 
-/// The reason why a process cannot be sampled. The message is one line.
+/// Why a process cannot be sampled, or its sample cannot be saved. The message is one line.
 #[derive(Debug, thiserror::Error)]
 #[cfg_attr(
     not(target_os = "linux"),

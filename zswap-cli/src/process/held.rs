@@ -1,8 +1,8 @@
 //! A target that is held: all its threads are stopped. Dropping it releases them.
 //!
-//! First all threads are attached to, which stops none of them. Only then they are stopped, so that
-//! they stand still only briefly. Both steps repeat until no new threads are found; a stopped thread
-//! creates no other. The kernel ties each attachment to the thread that made it, so everything
+//! First this process attaches to all threads, which stops none of them. Only then does it stop them,
+//! so that they stand still only briefly. Both steps repeat until no new threads are found; a stopped
+//! thread creates no other. The kernel ties each attachment to the thread that made it, so everything
 //! happens on one thread. [`Held`] enforces this by not being `Send`.
 
 use std::collections::BTreeSet;
@@ -34,7 +34,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Stops every thread of the target. On failure, releases those that it has stopped.
+    /// Stops every thread of the target. On failure, releases the threads that it has stopped.
     pub(crate) fn attach(pid: i32) -> Result<Self, SampleError> {
         if !ptrace::SUPPORTED {
             return Err(SampleError::Unsupported { pid });
@@ -108,7 +108,7 @@ impl Held {
         self.stopped.len()
     }
 
-    /// Releases all threads. Returns how long the first of them was stopped.
+    /// Releases all threads. Returns the time from the first request to stop until the last release.
     pub(crate) fn release(mut self) -> Duration {
         self.let_go();
         self.since.elapsed()

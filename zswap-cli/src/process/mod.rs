@@ -6,8 +6,8 @@
 //! * file contents that were never written to;
 //! * the main stack;
 //! * a mapping that a thread's stack pointer is in;
-//! * a mapping that begins right above an inaccessible one of up to 1 MiB, or that contains a guard
-//!   page: it may be the stack of an ended thread, kept for reuse;
+//! * a mapping that maps no file and begins right above an inaccessible mapping of up to 1 MiB, and
+//!   any mapping that contains a guard page: it may be the stack of an ended thread, kept for reuse;
 //! * the initial arguments and environment.
 //!
 //! If a stack shares a mapping with other memory, that memory is left out, too.
@@ -60,7 +60,7 @@ pub(crate) struct Facts {
     pub(crate) eligible_pages: u64,
     /// Threads that were stopped.
     pub(crate) threads: usize,
-    /// Time from the first thread's stop until the last one was released.
+    /// Time from the first request to stop until the last thread was released.
     pub(crate) stopped: Duration,
 }
 
@@ -132,7 +132,7 @@ fn eligible(
     Ok(extents)
 }
 
-/// Fails: other systems do not let a process be read like this.
+/// Always fails: only Linux has the interfaces that a sample needs.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn sample(pid: i32, _pages_max: usize, _limit: u64) -> Result<Sample, SampleError> {
     Err(SampleError::Unsupported { pid })

@@ -54,7 +54,7 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Returns the pages that are resident and anonymous now, of the `pages` pages from number `first` on.
+    /// Returns which of the `pages` pages from number `first` on are resident and anonymous now.
     pub(crate) fn still(&self, first: u64, pages: u64) -> Result<Vec<Extent>, SampleError> {
         let mut extents = Vec::new();
         collect(&self.entries(first, pages as usize)?, first, 0, &mut extents);
@@ -86,7 +86,7 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-/// Appends the resident anonymous pages among `entries` to `extents`. The first entry is that of page
+/// Appends the resident anonymous pages among `entries` to `extents`. The first entry belongs to page
 /// `first`. Contiguous pages become one extent, but the first `keep` extents do not change.
 fn collect(entries: &[u64], first: u64, keep: usize, extents: &mut Vec<Extent>) {
     for (page, entry) in (first..).zip(entries) {

@@ -3,8 +3,8 @@
 //! Every request concerns a thread of another process and changes nothing in this one, except the
 //! buffer that a read fills.
 //!
-//! Two calls bypass `nix`, because its enum of signals lacks the real-time signals. Its `waitpid`
-//! would report such a signal as an error after it has consumed the stop, and its detach could not
+//! Two calls bypass `nix`, because its enum of signals lacks the real-time signals. The `waitpid` of
+//! `nix` would consume such a signal's stop and then return an error, and its detach could not
 //! deliver the signal. The detach here is the only `unsafe` code. Real-time signals matter: glibc
 //! sends them to all threads of a program that changes its user, and waits forever if one is lost.
 
@@ -38,7 +38,7 @@ pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
     Ok(ptrace::interrupt(Pid::from_raw(tid))?)
 }
 
-/// Releases a stopped thread, delivering the signal that it was about to receive, if any.
+/// Releases a stopped thread and delivers `signal` to it, or no signal if `signal` is 0.
 pub(crate) fn detach(tid: i32, signal: i32) -> io::Result<()> {
     let nowhere = core::ptr::null_mut::<libc::c_void>();
     let signal = core::ptr::without_provenance_mut::<libc::c_void>(signal as usize);

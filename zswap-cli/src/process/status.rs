@@ -1,4 +1,4 @@
-//! What `/proc` says about the target before anything is done to it.
+//! What `/proc` says about the target and its threads.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| SampleError::Gone { pid })?;
     let field = |name| field(&text, name);
-    // /proc also resolves the number of a thread, which is not a process.
+    // /proc also resolves the number of any thread. `Tgid` is the number of the thread's process.
     if field("Tgid").and_then(|tgid| tgid.parse().ok()) != Some(pid) {
         return Err(SampleError::Gone { pid });
     }
@@ -43,7 +43,7 @@ pub(crate) fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// Returns the addresses of the initial arguments and those of the initial environment.
+/// Returns two address ranges: the initial arguments and the initial environment.
 pub(crate) fn initial(pid: i32) -> Result<[Range<u64>; 2], SampleError> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|source| refused(pid, "cannot read the status", source))?;

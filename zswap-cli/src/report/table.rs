@@ -355,8 +355,9 @@ bare codec: the same calls on the same pages in the same orders; x codec: the st
     legend
 }
 
-/// Returns the largest difference between rounds, over all timings: by how many percent the mean of the
-/// slowest round exceeds that of the fastest. `None` if nothing was timed.
+/// Returns the largest difference between rounds, over the times of stores, loads and the codec: by how
+/// many percent the mean of the slowest round exceeds the mean of the fastest. Returns `None` if nothing
+/// was timed.
 fn spread(figures: &[Figures]) -> Option<f64> {
     let timings = figures.iter().flat_map(|f| [f.store, f.load, f.compress, f.decompress]);
     timings

@@ -12,9 +12,9 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use super::{Dice, Outcome};
 use crate::error::{Error, Result};
 
-/// Stores all pages in a store whose pool is limited to `max_bytes` and that writes the rest back to
-/// the file at `path`. Then loads each page once, in random order. At the end deletes the file, or
-/// empties it if it existed before.
+/// Stores all pages in a store. Its pool is limited to `max_bytes`, and it writes the rest back to the
+/// file at `path`. Then loads each page once, in random order. At the end deletes the file, or empties
+/// it if it existed before.
 pub(crate) fn backing(
     set: &PageSet,
     (zpool, compressor): &(String, String),

@@ -1,5 +1,5 @@
-//! Trials besides the comparison: a store that is reconfigured while it is used, and one that is
-//! smaller than its pages. Each checks every page it gets back.
+//! Trials besides the comparison: a store that is reconfigured while it is used, and a store whose
+//! pool is too small for its pages. Each trial checks every page that it loads.
 
 mod backing;
 mod switch;
