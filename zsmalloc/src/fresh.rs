@@ -70,7 +70,7 @@ impl Core {
         let warm = needed | run.resident();
         if bare.charge(warm.count_ones() as usize).is_err() {
             // Return the resident pages that the object does not need.
-            for page in (0..run.pages()).filter(|page| warm & !needed >> page & 1 == 1) {
+            for page in (0..run.pages()).filter(|page| (warm & !needed) >> page & 1 == 1) {
                 // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             }

@@ -156,6 +156,62 @@ fn warm_pages_of_a_run_do_not_stand_in_the_way() {
     rig.assert_exact();
 }
 
+/// A provider whose runs come with every page warm but the first.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[derive(Debug)]
+struct WarmBehind(zpool_pages::MmapPages);
+
+// SAFETY: `MmapPages` keeps the contract. A page that is marked as resident may be resident.
+#[cfg(all(target_os = "linux", not(miri)))]
+unsafe impl PageProvider for WarmBehind {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn alloc_run(&self, pages: usize) -> Result<zpool_api::PageRun, PageError> {
+        let mut run = self.0.alloc_run(pages)?;
+        run.mark_resident(1..pages);
+        Ok(run)
+    }
+
+    unsafe fn free_run(&self, run: zpool_api::PageRun) {
+        // SAFETY: the caller's promise; every run is from `self.0`.
+        unsafe { self.0.free_run(run) }
+    }
+
+    unsafe fn discard(&self, run: &mut zpool_api::PageRun, pages: std::ops::Range<usize>) {
+        // SAFETY: as above.
+        unsafe { self.0.discard(run, pages) }
+    }
+
+    fn cached_pages(&self) -> usize {
+        self.0.cached_pages()
+    }
+
+    fn trim(&self) -> usize {
+        self.0.trim()
+    }
+
+    fn metadata_bytes(&self) -> usize {
+        self.0.metadata_bytes()
+    }
+}
+
+/// Those pages go back even if the run's first page is not among them.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[test]
+fn warm_pages_behind_a_cold_one_do_not_stand_in_the_way() {
+    let rig = Rig::new(Arc::new(WarmBehind(zpool_pages::MmapPages::new())), 2, 16);
+    for object in [3000, 2600, 1700, 100, 4096] {
+        let handle = rig.pool.malloc_from(&vec![2; object]).unwrap();
+        assert!(rig.pool.total_pages() <= 2, "{object}");
+        rig.assert_exact();
+        assert_eq!(rig.pool.obj_read_begin(handle).unwrap()[..], vec![2; object]);
+        rig.pool.free(handle).unwrap();
+        rig.assert_exact();
+    }
+}
+
 /// Pools that share a budget stay within it together, whatever their threads do.
 #[test]
 fn pools_share_a_budget() {
