@@ -7,8 +7,8 @@ use measure::{Figures, Timing};
 use crate::contestants::Entry;
 use crate::machine::Machine;
 
-/// A figure that is compared with a rival's figure: its name, and how it is computed. Less is
-/// better.
+/// A figure in which this project is compared with a rival: its name, and how it is computed. Less
+/// is better.
 struct Measure {
     what: &'static str,
     of: fn(&Figures) -> Option<f64>,

@@ -35,7 +35,7 @@ impl Mode {
 
     /// Splits the samples of the last half of the run in two, and returns by how much the mean of
     /// the later ones exceeds the mean of the earlier ones, in pool bytes per compressed byte.
-    /// Returns `None` if there are fewer than four samples.
+    /// Returns `None` if the last half has fewer than four samples.
     pub(super) fn drift(&self) -> Option<f64> {
         let half = self.last_half();
         let (third, fourth) = half.split_at(half.len() / 2);
