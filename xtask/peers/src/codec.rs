@@ -35,14 +35,15 @@ const MOST: f64 = 1.5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The names of the codecs, separated by commas: this project's, or `lz4_flex` and
-    /// `trueno-zram-core`.
+    /// The names of the codecs, separated by commas: this project's, `lz4_flex`,
+    /// `trueno-zram-core`, or one implementation of linewords, such as `linewords-portable`.
     #[arg(long, value_delimiter = ',', default_value = "lz4,lz4hc,zstd")]
     codecs: Vec<String>,
     /// The number of rounds. In each, every contestant handles every block once.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Time at most this many pages of each file. The sizes are always those of all pages.
+    /// Time at most this many pages of each file, but at least 50. Sizes are always taken of all
+    /// pages.
     #[arg(long, value_name = "PAGES", default_value_t = 1500)]
     most: usize,
     /// Write the results to FILE as JSON, one object for each file and codec.

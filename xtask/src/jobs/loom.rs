@@ -14,7 +14,8 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often a model may preempt a thread that could go on (`LOOM_MAX_PREEMPTIONS`).
+    /// The most preemptions in one execution of a model, that is, switches away from a thread that
+    /// could go on (`LOOM_MAX_PREEMPTIONS`).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
     /// Run only this crate's models; may be given several times.

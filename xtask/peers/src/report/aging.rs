@@ -26,7 +26,8 @@ pub(super) struct Mode {
 }
 
 impl Mode {
-    /// Returns the samples of the second half of the run, by number of operations.
+    /// Returns the samples of the second half of the run. The half is one of operations, not of
+    /// time.
     pub(super) fn last_half(&self) -> &[Sample] {
         let half = self.samples.last().map_or(0, |s| s.operations / 2);
         let first = self.samples.partition_point(|s| s.operations < half);
