@@ -1,4 +1,4 @@
-//! A command line that is printed in shell syntax and then run.
+//! Runs command lines. Most methods print the command first, in shell syntax.
 //!
 //! Every command gets an empty standard input, so that none can wait for an answer.
 
@@ -97,7 +97,7 @@ impl Cmd {
     }
 
     /// Runs the command, then prints the command and its standard output, and returns that output.
-    /// Used for commands that run at the same time, so that their outputs do not mix.
+    /// Used for commands that run at the same time, so that their standard outputs do not mix.
     pub(crate) fn run_and_show_at_end(&self) -> Result<String> {
         let output = self
             .command()
@@ -115,8 +115,8 @@ impl Cmd {
         self.quiet()
     }
 
-    /// Runs the command and returns its standard output. Prints nothing. Jobs use it for questions
-    /// such as which components are installed.
+    /// Runs the command without printing it, and returns its standard output. Its standard error is
+    /// shown. Used for queries, such as which components are installed.
     pub(crate) fn quiet(&self) -> Result<String> {
         let output = self
             .command()

@@ -2,9 +2,10 @@
 //! everything that CI does.
 //!
 //! Each job is a file under `jobs/`. Each house rule that a machine can check is a file under
-//! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell. If the
-//! job fails, one line says what to do. Jobs run in the workspace root, whatever directory the
-//! caller is in. The standard input of their commands is empty.
+//! `tidy/`. A job prints the commands that do its work, so that they can be copied into a shell. It
+//! does not print short queries, such as whether a tool is installed. If a job fails, its error
+//! says what to do where possible. Jobs run in the workspace root, whatever directory the caller is
+//! in. The standard input of their commands is empty.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -42,13 +43,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Runs the steps of CI, some of them two at a time. Prints the time of each, and a summary line at the end.
+    /// Runs the steps of CI, some of them two at a time. Prints the time of each, and a summary
+    /// line at the end.
     Ci(jobs::ci::Args),
     /// Checks the formatting without changing it.
     Fmt,
     /// Checks the files against the house rules (tidy).
     Tidy,
-    /// Runs clippy over everything, and over each library without its default features.
+    /// Runs clippy over the whole workspace, and over each library without its default features.
     Clippy,
     /// Checks that the documentation builds without a warning.
     Docs,
@@ -56,19 +58,19 @@ enum Job {
     Api(jobs::api::Args),
     /// Runs the tests of the whole workspace.
     Test,
-    /// Checks the JSON of `zswap compare` over the built-in sample, and runs its trials of
-    /// switching and writeback.
+    /// Checks the JSON that `zswap compare` prints for the built-in sample. Also runs the command's
+    /// trials of switching and writeback.
     Compare,
-    /// Runs every example of every crate. An example checks its own results.
+    /// Runs every example of every crate, and the tests in them. An example checks its own results.
     Examples,
-    /// Tests the features that are off by default, except `lzo`, which needs cmake.
+    /// Tests the feature `metrics`, which is off by default.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
     /// Tests the NBD server with the clients of QEMU and libnbd.
     Nbd,
     /// Type-checks each crate with the oldest Rust version that it promises: without its features,
-    /// with each one alone, and with all.
+    /// and with each feature alone. The feature `lzo` is left out.
     Msrv(jobs::msrv::Args),
     /// Type-checks the crates that build no C code, for other systems.
     Cross,
@@ -84,12 +86,13 @@ enum Job {
     Peers,
     /// Runs every loom model.
     Loom(jobs::loom::Args),
-    /// Tests the allocators and the store under Miri.
+    /// Runs the tests of the allocators, the store and other libraries under Miri.
     Miri(jobs::miri::Args),
-    /// Runs the tests under the thread sanitizer: those of the crates that use threads, or with
-    /// --all those of every crate.
+    /// Runs the tests of the concurrent libraries under the thread sanitizer. With --all, runs the
+    /// tests of every crate.
     Tsan(jobs::tsan::Args),
-    /// Runs all tests, with the C code, under the address sanitizer and its leak checker.
+    /// Runs the tests of every crate, C code included, under the address sanitizer and its leak
+    /// checker.
     Asan(jobs::asan::Args),
     /// Runs the criterion benches on real pages, and shows the times as multiples of the time of a
     /// mutex pair, a lock and an unlock. With --peers or --codec, compares this project or its
@@ -107,7 +110,8 @@ enum Job {
     Torture(jobs::torture::Args),
     /// Runs every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
-    /// Runs every search for unsoundness, for hours. A stopped run resumes where it stopped.
+    /// Runs every search for unsoundness at full length, and the whole of each check of which CI
+    /// does only a part. This takes hours. A stopped sweep can be resumed.
     Sweep(jobs::sweep::Args),
     /// Changes single operators and results in locks, slots, reference counts and accounting, and
     /// lists the changes that the tests do not notice.

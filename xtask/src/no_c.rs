@@ -1,6 +1,6 @@
-//! Lets cargo check crates without compiling the C code of the codecs and of the peers' allocators. A check links nothing, so
-//! cargo is made to believe that the C libraries are already there. It then skips their build
-//! scripts.
+//! Lets cargo check crates without compiling the C code of the codecs and of the peers' allocators.
+//! A check links nothing. So a setting makes cargo believe that the C libraries are already there,
+//! and cargo skips their build scripts.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

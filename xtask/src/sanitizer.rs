@@ -23,7 +23,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The name of a crate, and the cargo arguments that select the features for its tests.
 pub(crate) type Crate = (&'static str, &'static str);
 
-/// Every crate of the workspace except the task runner, with its C code.
+/// Every crate of the workspace except xtask, C code included.
 pub(crate) const WHOLE: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),
@@ -61,8 +61,8 @@ const TESTS_LEFT_OUT: &[&str] = &[
     "locked_memory_costs_the_pages_that_are_touched",
     // It limits the address space. The sanitizer's shadow memory needs terabytes of it.
     "no_address_space_is_an_error",
-    // These sample another process, which is a test program and so runs under the sanitizer, too.
-    // Its shadow memory is mapped, and the page map of terabytes takes minutes to hours to read.
+    // These sample another process. That process is a test program, so it has the sanitizer's
+    // shadow memory, too: terabytes of mappings, whose page map takes minutes to hours to read.
     "a_large_process_is_sampled",
     "a_stopped_target_stays_stopped",
     "a_target_goes_on_when_zswap_is_killed",

@@ -52,8 +52,8 @@ impl Workspace {
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 
-    /// Returns the path of the directory `name` under the target directory. Builds with other flags
-    /// go there, so that they do not replace the usual builds.
+    /// Returns the path of `name` in the target directory. A job that builds with other flags gets
+    /// a directory of its own there, so that its builds do not replace the usual ones.
     pub(crate) fn target_dir(&self, name: &str) -> String {
         let target = self.metadata["target_directory"].as_str().unwrap_or("target");
         Path::new(target).join(name).display().to_string()

@@ -1,8 +1,8 @@
 //! `api FILE` prints the public API that FILE describes, one item per line. FILE is JSON from
 //! rustdoc. `api --format` prints the number of the JSON format that this program reads.
 //!
-//! Blanket impls, impls of auto traits and derived impls are left out, since they follow from the
-//! other items.
+//! To keep the text short, it leaves out blanket impls, impls of auto traits, and derived impls. So
+//! it does not show whether a type implements `Send`, or has lost a derived `Clone`.
 
 use std::error::Error;
 

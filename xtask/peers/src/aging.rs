@@ -3,8 +3,8 @@
 //! throughout. There are three modes: without compaction, with compaction on demand, and with the
 //! background compactor.
 //!
-//! Density does not depend on time, so the modes run at the same time, each with its own threads
-//! and store. Every page that is read is compared in full.
+//! The modes run at the same time, each with its own threads and store: the verdict is about
+//! density, not speed. Every page that is read is compared in full.
 
 mod churn;
 mod content;
@@ -56,8 +56,8 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 }
 
-/// Runs the modes and prints the verdict. Returns false if the background compactor did not keep the
-/// pool as dense as required, unless the run was a quick one.
+/// Runs the modes and prints the verdict. Returns false if the background compactor did not keep
+/// the pool as dense as required. After a quick run always returns true.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let contents = {
         let set = PageSet::load(&args.files, LIMIT)?;
@@ -90,8 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     let (text, holds) = verdict::render(&churned);
     print!("{text}");
-    // In a quick run pages change a hundred times as fast. So its verdict is printed but does not
-    // count.
+    // A quick run goes through the same drift in a hundredth of the operations. So its verdict is
+    // printed but does not count.
     Ok(holds || args.quick)
 }
 

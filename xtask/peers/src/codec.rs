@@ -4,9 +4,10 @@
 //! A codec's time depends on the recent contents of the branch predictor and the caches. On a
 //! shared machine it also drifts. So all contestants take turns within the same seconds, and ratios
 //! are taken only between times of the same round. A turn is one block: random pages of one file.
-//! At any moment each contestant works on a different block, so that none finds in the cache what
-//! another has just read. Times are CPU times of the thread. A time above 1.5 times the median of
-//! its block counts as disturbed and is cut to that limit.
+//! Contestants that take turns one after the other handle different blocks, so that none finds in
+//! the cache what another has just read. Times are CPU times of the thread. A time counts as
+//! disturbed if it is above 1.5 times the median of the contestant's times for the block. It is cut
+//! to that limit.
 
 mod row;
 mod table;
@@ -26,22 +27,23 @@ use crate::liblz4::LIBLZ4;
 use crate::source::{LIMIT, PAGE};
 use row::{Row, spread};
 
-/// The number of pages in a block. A whole block is timed at a time.
+/// The number of pages in a block. Each time that is taken is the time of a whole block.
 const BLOCK: usize = 50;
 
-/// The limit to which greater times are cut, as a multiple of the block's median.
+/// The limit of a time, as a multiple of the median for its block. Greater times are cut to it.
 const MOST: f64 = 1.5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The names of the codecs, separated by commas: this project's, or `lz4_flex` and
-    /// `trueno-zram-core`.
+    /// The names of the codecs, separated by commas: this project's, `lz4_flex`,
+    /// `trueno-zram-core`, or one implementation of linewords, such as `linewords-portable`.
     #[arg(long, value_delimiter = ',', default_value = "lz4,lz4hc,zstd")]
     codecs: Vec<String>,
     /// The number of rounds. In each, every contestant handles every block once.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Time at most this many pages of each file. The sizes are always those of all pages.
+    /// Time at most this many pages of each file, but at least 50. Sizes are always taken of all
+    /// pages.
     #[arg(long, value_name = "PAGES", default_value_t = 1500)]
     most: usize,
     /// Write the results to FILE as JSON, one object for each file and codec.
@@ -212,8 +214,8 @@ impl Times {
     }
 }
 
-/// Returns the blocks of all files, in random order. At most `most` pages of each file are in
-/// blocks, but at least one block.
+/// Returns the blocks of all files, in random order. Uses at most `most` pages of each file, but at
+/// least one block.
 fn blocks(files: &[File], most: usize) -> Vec<Block> {
     let mut all = Vec::new();
     for (file, File { pages, .. }) in files.iter().enumerate() {
@@ -247,7 +249,8 @@ fn measure(files: &[File], codecs: &[String], rounds: usize, most: usize) -> Res
     let stride = (blocks.len() / count).max(1);
     for round in 0..rounds {
         for turn in 0..blocks.len() * count {
-            // The contestant that goes first changes from block to block and from round to round.
+            // In each group of `count` turns, every contestant handles one block. The contestant
+            // that goes first changes from group to group and from round to round.
             let who = (turn + turn / count + round) % count;
             let at = (turn / count + who * stride) % blocks.len();
             let block = &blocks[at];

@@ -1,20 +1,20 @@
-//! liblz4 itself, by its fastest calls for pages. All contestants of the LZ4 format are compared
-//! with its times.
+//! liblz4 itself, called through its fastest functions for pages. All contestants of the LZ4
+//! format, and `linewords`, are compared with its times.
 //!
-//! The C library is called through nothing but `lz4_block::{Stream, decompress}`, since `lz4` in
-//! `compressors` may be another implementation. A page is compressed as the first block of a stream
-//! that has just been initialised. This is denser and faster than the one-shot calls.
+//! The C library is called through `lz4_block::{Stream, decompress}` and not through the compressor
+//! `lz4`, which compresses pages with another encoder. A page is compressed as the first block of a
+//! stream that has just been initialised. This is denser and faster than the one-shot calls.
 
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 use lz4_block::Stream;
 
-/// Its name among the contestants.
+/// The name of liblz4 among the contestants.
 pub(crate) const LIBLZ4: &str = "liblz4";
 
 /// The library's default.
 const ACCELERATION: i32 = 1;
 
-/// A stream is aligned to cache lines.
+/// The alignment of a stream in bytes: a cache line.
 const ALIGNMENT: usize = 64;
 
 /// liblz4 at its default acceleration.
@@ -58,7 +58,7 @@ impl StatelessDecompress for Liblz4 {
 
 #[derive(Debug)]
 struct State {
-    /// A stream begins at the first byte that is aligned.
+    /// The memory of a stream, which begins at the first aligned byte.
     memory: Vec<u8>,
 }
 

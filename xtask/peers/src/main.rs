@@ -2,11 +2,12 @@
 //! a concurrent map of boxed blocks over three allocators, and the zram and zswap of the running
 //! kernel.
 //!
-//! `run` gives each contestant several turns, in rotating order, and combines their figures. Every
-//! turn is a separate process, so that memory which one contestant leaves in a heap does not count
-//! for the next. `aging` measures this project alone: how dense a store stays while its pages
-//! change. `report` writes a page from the results of both. Start them with `cargo xtask bench
-//! --peers`, `cargo xtask aging` and `cargo xtask report`.
+//! `run` gives each contestant several turns, in rotating order, and combines the figures of its
+//! turns. Every turn is a separate process, so that memory which one contestant leaves in a heap
+//! does not count for the next. `codec` compares codecs with liblz4. `aging` measures this project
+//! alone: how dense a store stays while its pages change. `report` writes a page from the results
+//! of `run` and `aging`. Start them with `cargo xtask bench --peers`, `cargo xtask bench --codec`,
+//! `cargo xtask aging` and `cargo xtask report`.
 
 mod aging;
 mod bare;

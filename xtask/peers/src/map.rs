@@ -1,8 +1,8 @@
 //! The naive store: a sharded concurrent map from the page number to a boxed LZ4 block. There is
 //! one for each of three allocators.
 //!
-//! The blocks come from the chosen allocator. The map's own tables come from the system's. It
-//! compresses as the other contestants of the LZ4 format do: with liblz4, by the same calls.
+//! The blocks come from the chosen allocator, the map's own tables from the system's. The map
+//! compresses with liblz4, through the calls with which the bare liblz4 is timed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::marker::PhantomData;

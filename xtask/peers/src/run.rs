@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .collect();
     let count = contests.len();
     for round in 0..rounds {
-        // The order rotates, so that each contest has a different place in every round.
+        // The order rotates, so that a contest does not have the same place in all rounds.
         let first = round * count / rounds;
         for turn in 0..count {
             let contest = &mut contests[(first + turn) % count];

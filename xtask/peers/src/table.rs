@@ -7,8 +7,8 @@ use measure::{Figures, Timing};
 use crate::contestants::Entry;
 use crate::machine::Machine;
 
-/// A figure that is compared with a rival's figure: its name, and how it is computed. Less is
-/// better.
+/// A figure in which this project is compared with a rival: its name, and how it is computed. Less
+/// is better.
 struct Measure {
     what: &'static str,
     of: fn(&Figures) -> Option<f64>,
@@ -43,8 +43,8 @@ pub(crate) struct Loss {
     pub(crate) theirs: f64,
 }
 
-/// Returns every figure in which a rival does better than the contestant of this project that it is
-/// compared with. The greatest difference comes first.
+/// Compares each rival with this project's contestants that stand beside it, for the same thread
+/// count. Returns every figure in which the rival does better. The greatest ratio comes first.
 pub(crate) fn losses(figures: &[Figures]) -> Vec<Loss> {
     let mut all = Vec::new();
     for rival in figures {

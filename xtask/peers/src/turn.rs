@@ -1,5 +1,5 @@
-//! Runs one turn in this process. The contestant's memory is the growth of the whole process. For
-//! the kernel's contestants it is what the kernel reports.
+//! Runs one turn in this process. The contestant's memory is measured as the growth of the whole
+//! process, or, for the kernel's contestants, reported by the kernel.
 
 use std::path::PathBuf;
 
@@ -19,8 +19,8 @@ pub(crate) struct Args {
     contestant: String,
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// The number of the round. It seeds the order of the pages. In odd rounds the codec is timed
-    /// first.
+    /// The number of the round, from 0. It seeds the order of the pages. In odd rounds the bare
+    /// codec is timed before the contestant.
     #[arg(long, default_value_t = 0)]
     round: u64,
     #[arg(long)]

@@ -1,8 +1,8 @@
-//! Compares the public API of the library crates with the text of it that is committed in
-//! `docs/api`.
+//! Compares the public API of the library crates with its committed description in `docs/api`.
 //!
 //! The rustdoc of the nightly toolchain describes each crate as JSON, and `xtask/api` turns that
-//! into text. Items that a crate hides from its documentation are left out.
+//! into text. The text lacks derived trait implementations, and items that a crate hides from its
+//! documentation.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ const BLESS: &str = "cargo xtask api --bless";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Write the files instead of comparing them.
+    /// Write the files in docs/api instead of comparing them.
     #[arg(long)]
     bless: bool,
 }

@@ -1,5 +1,5 @@
-//! Runs the criterion benches on real pages. At the end prints a table of the times. Their unit is
-//! a mutex pair: the time of one lock and one unlock of a mutex.
+//! Runs the criterion benches on real pages. At the end prints a table of the times, in nanoseconds
+//! and as multiples of a mutex pair: one lock and one unlock of a mutex.
 //!
 //! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
 //! mutex pair in the same run can be compared. No other thread uses the mutex.
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::jobs::peers;
 use crate::workspace::Workspace;
 
-/// The bench whose time is the unit of the table.
+/// The bench of the mutex pair. The table shows all times as multiples of its time.
 const UNIT: &str = "mutex pair";
 /// The folder with real pages, relative to the workspace root.
 const CORPUS: &str = "../shared/corpus";

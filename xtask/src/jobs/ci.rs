@@ -1,10 +1,9 @@
-//! Runs the jobs in `STEPS`, the quick ones first. Prints the time of each, and a summary line at
-//! the end.
+//! Runs the steps in `STEPS`. Prints the time of each, and a summary line at the end.
 //!
 //! Many steps leave processors idle: a linker, a loom model and Miri use one. So neighbouring steps
-//! of [`Place::In`] run two at a time, each as a process of its own, whose output appears when it
-//! ends. Two steps of the same target directory never run at the same time, since cargo would make
-//! one wait for the other.
+//! of [`Place::In`] run two at a time. Each is a process of its own, and its output appears when it
+//! ends. Two steps with the same target directory never run at the same time, since cargo would
+//! make one wait for the other.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,7 +25,7 @@ const LANES: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Continue after a step that fails. The job then fails at the end.
+    /// Continue after a step that fails, and fail at the end.
     #[arg(long)]
     keep_going: bool,
     /// Skip this step; may be given several times.
@@ -40,7 +39,7 @@ pub(crate) struct Args {
 /// What a step may run beside.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
-    /// Nothing. It is over in a moment, or other programs would disturb it.
+    /// Nothing. The step is over in a moment, or other programs would disturb it.
     Alone,
     /// A step with another target directory.
     In(&'static str),
@@ -49,17 +48,18 @@ use Place::{Alone, In};
 
 type Step = (&'static str, Place, fn(&Workspace) -> Result<()>);
 
-/// The directory in which cargo builds by itself.
+/// Cargo's default target directory.
 const USUAL: Place = In("target");
 
 const STEPS: &[Step] = &[
     ("fmt", Alone, |_| fmt::run()),
     ("tidy", Alone, tidy::run),
-    // Several steps need it. They must not all install it at the same time.
+    // Several steps need the nightly toolchain. They must not all install it at the same time.
     ("nightly", Alone, |_| miri::ensure_nightly_source()),
-    // Its tests wait for threads and measure time.
+    // The tests wait for threads and measure time.
     ("test", Alone, |_| test::run()),
-    // The longest come first, so that both lanes end at about the same time.
+    // Of the steps that run two at a time, the longest come first, so that both lanes end at about
+    // the same time.
     ("clippy", USUAL, clippy::run),
     ("miri", In("miri"), miri::smoke),
     ("loom", In("loom"), |ws| loom::run(ws, &loom::Args::default())),
@@ -77,7 +77,7 @@ const STEPS: &[Step] = &[
     ("outside", In("publish"), outside::smoke),
     ("peers", In("peers"), peers::lint),
     ("api", In("api"), |ws| api::run(ws, &api::Args::default())),
-    // How much it tries depends on the processors that it gets.
+    // How much the torture tries depends on the processors that it gets.
     ("torture", Alone, torture::smoke),
 ];
 
@@ -107,8 +107,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 
 /// Runs steps as processes of their own.
 struct Apart {
-    /// A copy of this program. Steps build xtask again, and then the original may be missing for a
-    /// moment.
+    /// A copy of this program. Some steps build xtask again, and meanwhile the original may be
+    /// missing for a moment.
     program: String,
     /// The folder with a file for each step's output.
     outputs: PathBuf,
@@ -146,8 +146,8 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// Runs `steps`: those that run alone in this process, and neighbours that need not by `apart`, two
-/// at a time. `apart` returns a step's result and its output.
+/// Runs `steps`. A step of [`Place::Alone`] runs in this process. Neighbouring other steps run two
+/// at a time, each by a call of `apart`, which returns the step's result and output.
 fn run_steps(
     ws: &Workspace,
     steps: &[Step],
@@ -187,12 +187,13 @@ fn run_steps(
 struct Left {
     /// The steps that have not begun.
     steps: Vec<Step>,
-    /// The places of those that have begun and not ended.
+    /// The places of the steps that are running.
     running: Vec<Place>,
     tally: Tally,
 }
 
-/// Runs steps until none is left: always the first whose target directory is not in use.
+/// Takes and runs steps until none is left or, without `keep_going`, until one has failed. Always
+/// takes the first step whose target directory is not in use.
 fn run_lane(
     left: &Mutex<Left>,
     ended: &Condvar,
@@ -292,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs the steps' functions themselves where `ci` starts processes.
+    /// Calls the steps' functions in this process, where `ci` would start processes.
     fn run_here(steps: &[Step], keep_going: bool) -> Tally {
         let ws = Workspace::open().unwrap();
         run_steps(&ws, steps, keep_going, |(.., job)| (job(&ws), String::new()))

@@ -1,4 +1,4 @@
-//! Runs clippy over everything, and again over each library without its default features.
+//! Runs clippy over the whole workspace, and again over each library without its default features.
 //!
 //! The second part finds code that compiles, or is used, only if some feature is on.
 

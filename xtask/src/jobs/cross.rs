@@ -25,7 +25,7 @@ const CRATES: &[&str] = &[
     "-p zswap-compressors --no-default-features",
 ];
 
-/// The features that CI checks with, for all crates in one command.
+/// The features with which CI checks all crates in one command.
 const TOGETHER: &str = "--no-default-features --features zpage/zbud,zswap-core/zbud,zram/zbud";
 
 /// Checks each crate by itself, so that none needs a feature that only another one switches on.

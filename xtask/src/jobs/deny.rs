@@ -18,7 +18,8 @@ const MANIFESTS: &[&str] = &[
     "xtask/outside/faults/Cargo.toml",
 ];
 
-/// The arguments of a check. `deny.toml` is for all manifests, and each needs only some of its entries.
+/// The arguments of a check. They allow unused entries in `deny.toml`, since that file is for all
+/// manifests, and each manifest needs only some of its entries.
 const CHECK: &str = "check --allow unmatched-skip --allow unnecessary-skip \
                      --allow license-exception-not-encountered";
 

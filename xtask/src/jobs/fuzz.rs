@@ -74,7 +74,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 }
 
 /// Runs `target` in slices until the binary that `build` makes has run for `wanted` seconds in all.
-/// If a slice has a finding, sets the target's seconds back to zero and returns the error.
+/// If a slice fails, sets the target's seconds back to zero and returns the error.
 fn resume(
     ledger: &mut Ledger,
     target: &str,

@@ -1,9 +1,9 @@
 //! Runs every loom model of each crate that depends on loom. A model is a unit test, or an
 //! integration test named `loom_*`.
 //!
-//! The path of each model contains `loom`, and the filter `loom` selects the models by it. Other
-//! tests cannot run, because loom's types work only inside a model. If a crate runs no model at
-//! all, the job fails. So a renamed module does not go unnoticed.
+//! The path of each unit test that is a model contains `loom`, and the filter `loom` selects these
+//! tests. Other unit tests cannot run, because loom's types work only inside a model. The job fails
+//! if a crate runs no model at all. So a renamed module does not go unnoticed.
 
 use serde_json::Value;
 
@@ -14,7 +14,8 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often a model may preempt a thread that could go on (`LOOM_MAX_PREEMPTIONS`).
+    /// The most preemptions in one execution of a model, that is, switches away from a thread that
+    /// could go on (`LOOM_MAX_PREEMPTIONS`).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
     /// Run only this crate's models; may be given several times.
@@ -56,8 +57,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The dependencies that run in every step of a model. The others, above all the regular expressions
-/// that loom's log is filtered with, are compiled without optimisation, in a fraction of the time.
+/// The dependencies that run in every step of a model. The others, above all the regular
+/// expressions with which loom filters its log, are compiled without optimisation. That takes a
+/// fraction of the time.
 const HOT: &[&str] = &["generator", "loom", "scoped-tls", "tracing", "tracing-core"];
 
 fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {

@@ -23,8 +23,9 @@ pub(crate) fn run() -> Result<()> {
 /// Tests what CI tests: the codec itself.
 pub(crate) fn smoke() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;
-    // Only the tests of the codec itself. For the other crates, lzo is just one more codec name. The command
-    // also names the binary, so that cargo reuses the other codecs as `cargo test --workspace` built them.
+    // Only the tests of the codec itself. For the other crates, lzo is just one more codec name.
+    // The command also names the binary's package, so that cargo reuses the other codecs as `cargo
+    // test --workspace` built them.
     cargo(
         "cargo test -p zswap-compressors -p zswap-cli --features zswap-compressors/lzo \
          --lib --test round_trip --test hostile",

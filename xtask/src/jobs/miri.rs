@@ -39,15 +39,16 @@ const CRATES: &[(&str, &str)] = &[
     ("zswap-lz4-block", "--lib --tests"),
 ];
 
-/// The tests that CI runs: those of the allocators, and the quick ones of other crates. The sweep
-/// runs all of [`CRATES`].
+/// The tests that CI runs: most unit tests of the allocators, and quick tests of other crates. The
+/// sweep runs all of [`CRATES`].
 const SMOKE: &[(&str, &str)] = &[
     // The tests that are left out here calculate the tables and routes of all sizes, or go through
     // all classes. Each takes as long as many others.
     ("zsmalloc", "--lib -- --skip class_table:: --skip route:: --skip the_place_is_taken_that_"),
     ("z3fold", "--lib"),
     ("zbud", "--lib"),
-    // Left out: random numbers, counted in two ways. The test takes as long as all others.
+    // The test that is left out compares a table with a map over random steps. It takes as long as
+    // all others together.
     ("zpage", "--no-default-features --features zbud --lib -- --skip follows_a_map_of_counts"),
     ("zswap-core", "--no-default-features --features zbud --test identity"),
     ("zpool-api", "--lib"),
@@ -124,8 +125,8 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 .args(args.filter.iter().map(String::as_str))
                 .run_and_show_at_end();
             let ran = run.and_then(|output| {
-                // The number of tests is not checked with several schedules, whose output is mixed
-                // up, and with a filter, which may leave a crate without a test.
+                // The number of tests is not checked in two cases: with several schedules, the
+                // output is mixed up; with a filter, a crate may have no test to run.
                 let countable = args.seeds.is_none() && args.filter.is_none();
                 if countable && libtest::passed(&output) == 0 {
                     return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
@@ -179,7 +180,7 @@ fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> 
 }
 
 /// Installs Miri and the source of the standard library in the nightly toolchain, if they are
-/// missing. Miri and the sanitizers build the standard library from it.
+/// missing. Both Miri and the sanitizers need the source, to build the standard library.
 pub(crate) fn ensure_nightly_source() -> Result<()> {
     let installed = Cmd::line("rustup component list --toolchain nightly --installed")
         .quiet()

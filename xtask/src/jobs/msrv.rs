@@ -1,8 +1,8 @@
-//! Type-checks each crate with the oldest Rust version that it promises: without its features, with
-//! each of them alone, and with all. This finds a feature that compiles only together with another
-//! one.
+//! Type-checks each crate with the oldest Rust version that it promises: without its features, and
+//! with each of them alone. This finds a feature that compiles only together with another one.
 //!
-//! The feature `lzo` is left out. It needs cmake and has its own job.
+//! The feature `lzo` is left out. It needs cmake and has its own job. cargo-hack does not check all
+//! features together if one is left out.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
@@ -25,8 +25,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Cmd::line(CHECK).args(sets.split(' ')).run()
 }
 
-/// Checks what CI checks: all crates together, with their default features and `metrics`. Needs no
-/// cargo-hack, which takes longer to build than this takes.
+/// Checks what CI checks: all crates together, with their default features and `metrics`. Does not
+/// need cargo-hack, which takes longer to build than this check takes.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     let oldest = oldest(ws);
     let toolchain = format!("+{oldest}");
@@ -39,13 +39,13 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
         .arg(&toolchain)
         .args(no_c::config(&toolchain)?)
         .args(["check", "--workspace", "--features", "zswap-core/metrics"])
-        // Its lints differ from today's, which clippy checks.
+        // The lints of the oldest version are not checked. Clippy checks today's.
         .env("RUSTFLAGS", "--cap-lints=allow")
         .env("CARGO_TARGET_DIR", ws.target_dir("msrv"))
         .run()
 }
 
-/// Returns the oldest version that any of the workspace's crates promises. All promise the same.
+/// Returns the oldest Rust version that the workspace's crates promise. All promise the same one.
 fn oldest(ws: &Workspace) -> &str {
     ws.packages().map(|package| text(&package["rust_version"])).next().unwrap_or_default()
 }

@@ -3,8 +3,8 @@
 //!
 //! `cargo package` packs only the files that belong to a package. So the job notices if one is
 //! missing. The crate that uses the packages is `xtask/outside`, and it is copied out of the
-//! workspace. The crate `xtask/outside/faults` has a trial of each known fault. The job checks that
-//! it compiles.
+//! workspace. The crate `xtask/outside/faults` has trials of known faults. The job checks that it
+//! compiles.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     use_packages(ws, &[&[], &["--features", "defaults"]])
 }
 
-/// Does what CI does: leaves out the packages' default features, most of whose time is C code.
+/// Does what CI does: leaves out the packages' default features, which take long to build because
+/// of their C code.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     use_packages(ws, &[&[]])
 }

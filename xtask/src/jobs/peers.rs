@@ -74,7 +74,7 @@ pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result
     cmd.run()
 }
 
-/// Checks what CI checks of the crate: format and lints. The sweep runs the whole of [`check`].
+/// Makes only those checks of the crate that CI makes: format and lints. The sweep runs [`check`].
 pub(crate) fn lint(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
     let clippy = cargo(ws, "clippy --all-targets").args(no_c::config("")?);

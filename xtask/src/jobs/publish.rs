@@ -61,8 +61,8 @@ fn is_published(package: &Value) -> bool {
     package["publish"].is_null()
 }
 
-/// Returns the packages that are to be published. Each comes after the packages that it depends on,
-/// except for its tests.
+/// Returns the packages that are to be published. Each comes after the packages that it depends on.
+/// Dependencies of its tests do not count.
 fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
     let mut left: Vec<&Value> = packages.iter().copied().filter(|p| is_published(p)).collect();
     let mut ordered = Vec::new();

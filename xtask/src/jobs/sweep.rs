@@ -1,5 +1,5 @@
-//! Runs every search for unsoundness at full length, and every check of which CI does only a part.
-//! It takes hours, so it can be stopped and resumed.
+//! Runs every search for unsoundness at full length, and the whole of each check of which CI does
+//! only a part. A sweep takes hours, so it can be stopped and resumed.
 //!
 //! A ledger records which steps have passed for the commit that is checked out, and the next sweep
 //! skips them. For another commit all steps run again. In a tree with uncommitted changes all steps
@@ -63,9 +63,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Returns the steps: the searches at full length, and the whole of each check of which CI does only
-/// a part. They are small, since stopping the sweep loses the current one. Only Miri is
-/// a single large step, because it runs several crates at the same time.
+/// Returns the steps: the searches at full length, and the whole of each check of which CI does
+/// only a part. The steps are small, since stopping the sweep loses the current one. Miri is a
+/// single large step, because it runs several crates at the same time.
 fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     let loom = loom::crates(ws).map(move |krate| {
         let args = || loom::Args { packages: vec![krate.to_owned()], ..loom::Args::default() };

@@ -1,5 +1,5 @@
-//! Tests the store against a model, with random backends, codecs, limits, faults and switches. This
-//! takes half a minute in CI, and hours by hand.
+//! Tests the store against a model, with random backends, codecs, limits, faults and switches. In
+//! CI, and unless `--seconds` says otherwise, this takes half a minute.
 //!
 //! `--breaks` tests the torture itself. Each patch in `torture/breaks` removes one fix from the
 //! code. It is applied to a copy of the last commit, and the torture must find the fault.

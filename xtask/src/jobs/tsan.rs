@@ -1,5 +1,5 @@
-//! Runs the tests of the crates that use threads under the thread sanitizer, or on request the
-//! tests of every crate.
+//! Runs the tests of the concurrent libraries under the thread sanitizer, or on request the tests
+//! of every crate.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Crate, Sanitizer};
@@ -7,8 +7,8 @@ use crate::workspace::Workspace;
 
 const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
-/// The crates that `ci` tests: those that use threads. They are built without C code, which starts
-/// no threads and would take most of the time to build.
+/// The crates that `ci` tests: libraries whose tests use several threads. They are built without C
+/// code, which starts no threads and would take most of the time to build.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),

@@ -1,6 +1,7 @@
-//! Rule `arrow`: a crate of the workspace depends only on crates that the table in `allowed` lists
-//! for it, even in tests and build scripts. Its tests may also use what `allowed_in_tests` lists.
-//! The crates that use backends name a concrete backend only in zpage's `src/builtin.rs`.
+//! Rule `arrow`: of the workspace's crates, each crate depends only on those that the table in
+//! `allowed` lists for it, even in tests and build scripts. Its tests may also use what
+//! `allowed_in_tests` lists. zpage, zswap-core and zram use backends through a trait. They name
+//! concrete backends in one file only, zpage's `src/builtin.rs`.
 
 use std::path::Path;
 
@@ -105,8 +106,8 @@ pub(super) fn check_manifests(metadata: &Value, root: &Path) -> Vec<Finding> {
     found
 }
 
-/// Returns the number, from 1, of the first line that begins with the dependency's name. Returns 1
-/// if there is no such line.
+/// Returns the number of the first line that begins with the dependency's name, counted from 1.
+/// Returns 1 if there is no such line.
 fn line_of(manifest: &str, dependency: &str) -> usize {
     manifest.lines().position(|l| words(l, dependency).next() == Some(0)).map_or(1, |line| line + 1)
 }

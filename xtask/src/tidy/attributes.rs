@@ -1,5 +1,5 @@
-//! Finds attributes in code whose comments and literals are blanked out. Finds out whether an
-//! attribute requires `test`, and to which item it belongs.
+//! Finds the attributes in code whose comments and literals are blanked out. Says of an attribute
+//! whether it requires `test`, and to which item it belongs.
 
 use std::ops::Range;
 

@@ -1,9 +1,10 @@
 //! Rule `circle`: two files of a crate do not use each other, neither directly nor through other
 //! files.
 //!
-//! A file uses another if its code names something of it by a path that begins with `crate`,
-//! `super` or `self`. If that path leads to a re-export (`pub use`), the file uses the module that
-//! the name comes from. The re-export itself does not count as a use. Test code may use anything.
+//! A file uses another one if its code contains a path that begins with `crate`, `super` or `self`
+//! and leads into the other one. If the path leads to a re-export (`pub use`), the file uses the
+//! module that the name comes from. The re-export itself does not count as a use. Test code may use
+//! anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,9 +18,9 @@ type Module = Vec<String>;
 /// The paths in one file's code.
 struct File<'a> {
     source: &'a Source,
-    /// The paths that the code names, each with the number of the line where it begins.
+    /// The paths that the code names, each with the number of the line on which the path begins.
     used: Vec<(Vec<String>, usize)>,
-    /// The names that the file re-exports, each with the path that it stands for.
+    /// The names that the file re-exports, each with the path that the name stands for.
     passed_on: BTreeMap<String, Vec<String>>,
 }
 
@@ -165,8 +166,8 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// Returns the module in which the item of a path is, after following re-exports. Returns `None` if
-/// the path leads to another crate, or through eight re-exports or more.
+/// Follows a path through re-exports, and returns the module that defines the item. Returns `None`
+/// if the path leads to another crate, or through eight re-exports or more.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
     // Each turn follows one re-export. Real names pass through a few at most.

@@ -1,5 +1,5 @@
-//! Rule `head`: a file begins with a `//!` comment that states its idea. Only attributes, empty
-//! lines and a `#!/` line may precede it.
+//! Rule `head`: a file begins with a `//!` comment that states the idea of the file. Only
+//! attributes, empty lines and a `#!/` line may come before the comment.
 
 use super::Finding;
 use super::source::Source;

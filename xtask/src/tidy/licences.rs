@@ -1,10 +1,10 @@
 //! Rule `licence`: without the `lzo` feature, no copyleft code is built or linked.
 //!
 //! The rule checks every package that the workspace uses as a normal or build dependency, on any
-//! system. It checks them once with the default features, and once with all features except `lzo`.
-//! Each must have a licence from the list in `spdx.rs`. lzo-sys must be an optional dependency
-//! wherever it is named, and no default feature may switch it on. Packages that only tests use are
-//! not distributed, so they are not checked.
+//! system. It checks them once with the default features, and once with all features that do not
+//! switch `lzo` on. Each package must have a licence from the list in `spdx.rs`. lzo-sys must be an
+//! optional dependency wherever it is named, and no default feature may switch it on. Packages that
+//! only tests use are not distributed, so they are not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -77,8 +77,8 @@ pub fn recompression_is_not_found_by_its_spec() -> Seen {
     )
 }
 
-/// Tests whether recompression saves no memory. This happens if it replaces objects by smaller ones
-/// of the same size class.
+/// Tests whether recompression saves no memory. This happens if the smaller objects take as many
+/// pages as the old ones. Here no two of them fit into one page of zbud.
 pub fn recompression_wins_no_memory() -> Seen {
     let pages = 4000;
     let disk = Zram::builder().disksize(at(pages)).zpool("zbud").algorithm("lz4");

@@ -35,7 +35,7 @@ fn disk(device: Arc<dyn SwapDevice>) -> Zram {
     disk
 }
 
-/// Tests whether the disk accepts a page from the device that differs from the page that it wrote.
+/// Tests whether the disk accepts a page that the device returns changed.
 pub fn a_device_is_believed() -> Seen {
     let disk = disk(Arc::new(Flips(MemorySwapDevice::new(10))));
     let mut back = [0; PAGE_SIZE];

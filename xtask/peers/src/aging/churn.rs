@@ -227,9 +227,9 @@ impl<'a> Hand<'a> {
         self.least + ((self.held.len() - self.least) as f64 * wave) as usize
     }
 
-    /// Runs operations until all threads together have done all of them, or one has failed. The
-    /// thread claims a stride of operations at a time. After each stride it calls `now_and_then`
-    /// with the number of the stride's last operation.
+    /// Runs operations until all operations of the run are claimed, or a thread has failed. Claims
+    /// a stride of operations at a time. After each stride, calls `now_and_then` with the number of
+    /// the stride's last operation. The operations of all threads are counted together, from 1.
     fn churn(
         &mut self,
         shared: &Shared,

@@ -73,8 +73,8 @@ impl Contents {
         if random.below(2) == 0 { whole } else { self.overwritten(whole, cycles, random) }
     }
 
-    /// Chooses new blocks for a part of the page, and returns the new description. `cycles` is how
-    /// many cycles have passed.
+    /// Chooses a donor and the run of blocks that comes from it, and returns the new description of
+    /// the page. `cycles` is how many cycles have passed.
     pub(crate) fn overwritten(
         &self,
         content: Content,

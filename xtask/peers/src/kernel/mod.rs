@@ -110,8 +110,8 @@ fn tell_left<E: std::fmt::Display>(what: &str, undone: std::result::Result<(), E
     }
 }
 
-/// Helpers for the tests. A test that changes the system calls `alone`, so that no two of them run
-/// at the same time.
+/// Helpers for the tests. Each test that changes the system calls `alone` first, so that no two of
+/// these tests run at the same time.
 #[cfg(test)]
 mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -13,8 +13,8 @@ use super::{PATIENCE, insist, tell_left};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// The flag that a priority is given, with the greatest priority. The kernel uses this file before
-/// all other swap areas.
+/// `SWAP_FLAG_PREFER` and the greatest priority. So the kernel uses this file before all other swap
+/// areas.
 const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
 
 /// A file that is deleted on drop.

@@ -66,7 +66,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // A program that watches for new devices may keep it open for a moment.
+        // A program that watches for new devices may keep this one open for a moment.
         let gone = insist(PATIENCE, || write(&self.attribute("reset"), "1"))
             .and_then(|()| insist(PATIENCE, || write(HOT_REMOVE, &self.id.to_string())));
         tell_left(&self.node(), gone);
@@ -81,7 +81,7 @@ fn algorithms(line: &str) -> Vec<String> {
 /// Returns the algorithms that can be measured here. If there are none, returns the reason as the
 /// error.
 ///
-/// To find out, it adds a device and removes it, which takes a few milliseconds.
+/// To find out, this adds a device and removes it, which takes a few milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let listed = Device::add().and_then(|device| device.algorithms());
     let listed = listed.map_err(|error| error.to_string())?;

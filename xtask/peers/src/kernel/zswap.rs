@@ -11,12 +11,11 @@
 //! - After a load the page stays in memory, and the next load would find it there.
 //!   [`Zswap::settle`] swaps all pages out again, through zswap, and checks that they have left
 //!   memory.
-//! - zswap does not report how many bytes the compressed pages have.
+//! - System-wide, zswap does not report how many bytes the compressed pages have.
 //! - The figures are those of the whole system, minus their values before the turn. If other
 //!   processes swap at the same time, their pages are counted, too.
-//! - The metadata is an estimate. Each stored page counts with the size of the kernel's
-//!   `zswap_entry`, 8 bytes for the handle of the object, and 8 bytes for the slot in the tree of
-//!   entries.
+//! - The metadata is an estimate. For each stored page it is the sum of three sizes: the kernel's
+//!   `zswap_entry`, 8 bytes for the object's handle, and 8 bytes for the entry's slot in the tree.
 //!
 //! A set-up changes the system's settings of zswap. It also sets `vm.page-cluster` to 0, so that a
 //! page fault brings in only one page. All settings are restored at the end. Until then, another
@@ -62,7 +61,7 @@ const HANDLE_AND_SLOT: usize = 8 + 8;
 /// Returns the compressors that can be measured here. If there are none, returns the reasons as the
 /// error.
 ///
-/// To find out, it sets up each compressor, tries it with a few pages and undoes the set-up. This
+/// To find out, this sets up each compressor, tries it with a few pages and undoes the set-up. That
 /// takes some tens of milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let (mut offered, mut reasons) = (Vec::new(), Vec::new());
@@ -145,8 +144,8 @@ impl Zswap {
     ///
     /// # Errors
     ///
-    /// `Setup` if pages stay in memory, or if zswap lacks more than one page in fifty. The kernel
-    /// writes a page that does not compress past zswap to the swap file.
+    /// `Setup` if pages stay in memory, or if zswap lacks more than one page in fifty. It may lack
+    /// some: a page that does not compress bypasses zswap and is written to the swap file.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut resident = 0;
         for _ in 0..ROUNDS {
@@ -161,9 +160,9 @@ impl Zswap {
         )))
     }
 
-    /// Swaps out every page, first from this processor and, if some pages stay, from every other
-    /// one. Returns how many pages stayed in memory. A page may wait in a queue of the processor
-    /// that last touched it, and only a call on that processor finds it there.
+    /// Swaps out every page, first from this processor. If some pages stay, tries again from each
+    /// processor in turn: a page may wait in a queue of the processor that last touched it, and
+    /// only a call on that processor finds it there. Returns how many pages stayed in memory.
     fn send_out(&self) -> Result<usize> {
         let sent = self.span.send_out().map_err(|error| memory_failed(&error))?;
         if sent == 0 {

@@ -26,7 +26,8 @@ pub(super) struct Mode {
 }
 
 impl Mode {
-    /// Returns the samples of the second half of the run, by number of operations.
+    /// Returns the samples of the second half of the run. The half is one of operations, not of
+    /// time.
     pub(super) fn last_half(&self) -> &[Sample] {
         let half = self.samples.last().map_or(0, |s| s.operations / 2);
         let first = self.samples.partition_point(|s| s.operations < half);
@@ -35,7 +36,7 @@ impl Mode {
 
     /// Splits the samples of the last half of the run in two, and returns by how much the mean of
     /// the later ones exceeds the mean of the earlier ones, in pool bytes per compressed byte.
-    /// Returns `None` if there are fewer than four samples.
+    /// Returns `None` if the last half has fewer than four samples.
     pub(super) fn drift(&self) -> Option<f64> {
         let half = self.last_half();
         let (third, fourth) = half.split_at(half.len() / 2);

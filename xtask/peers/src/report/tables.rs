@@ -53,7 +53,8 @@ fn figure(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.3}") } else { format!("{value:.0}") }
 }
 
-/// Returns the tables of each thread count: the times of stores, those of loads, and the memory.
+/// Returns three tables for each thread count: the times of stores, the times of loads, and the
+/// memory.
 pub(super) fn of_figures(figures: &[Figures], method: &str) -> String {
     let mut text = String::new();
     for threads in threads(figures) {
