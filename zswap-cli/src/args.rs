@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::look::Color;
@@ -177,16 +177,23 @@ pub(crate) enum Usage {
 
 /// Parses the command line; `args` starts with the program's name.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Verb, Usage> {
-    Cli::try_parse_from(args).map(|cli| cli.verb).map_err(|error| match error.kind() {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::try_parse_from(&args).map(|cli| cli.verb).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Usage::Help(error),
-        _ => Usage::Wrong(in_one_line(&error.to_string())),
+        _ => Usage::Wrong(in_one_line(&error.to_string(), verb_of(&args))),
     })
 }
 
-/// Joins the lines of clap's message to one, without the usage, and adds how to get help.
-fn in_one_line(message: &str) -> String {
+/// Returns the verb of a command line that did not parse, if there is one.
+fn verb_of(args: &[OsString]) -> Option<&str> {
+    let verb = args.get(1)?.to_str()?;
+    Cli::command().find_subcommand(verb).map(|_| verb)
+}
+
+/// Joins the lines of clap's message to one, without the usage, and adds how to get help with the verb.
+fn in_one_line(message: &str, verb: Option<&str>) -> String {
     let lines = message
         .lines()
         .map(str::trim)
@@ -194,7 +201,10 @@ fn in_one_line(message: &str) -> String {
         .filter(|line| !line.is_empty());
     let sense = lines.collect::<Vec<_>>().join("; ");
     let sense = sense.strip_prefix("error: ").unwrap_or(&sense);
-    format!("{sense}; see `zswap compare --help`")
+    match verb {
+        Some(verb) => format!("{sense}; see `zswap {verb} --help`"),
+        None => format!("{sense}; see `zswap --help`"),
+    }
 }
 
 impl Compare {
@@ -323,13 +333,19 @@ mod tests {
             ("zswap compare --pages-max 16", "--pid"),
             ("zswap compare --save a.zst", "--pid"),
             ("zswap compare --pid one", "one"),
+            ("zswap nbd", "--size"),
+            ("zswap nbd --size 1", "4096"),
             ("zswap compares", "compares"),
         ] {
             match parse(words(line)) {
                 Err(Usage::Wrong(text)) => {
                     assert!(text.contains(what), "{text}");
                     assert!(!text.contains('\n') && !text.starts_with("error"), "{text}");
-                    assert!(text.ends_with("see `zswap compare --help`"), "{text}");
+                    let verb = match line.split(' ').nth(1) {
+                        Some(verb @ ("compare" | "nbd")) => format!("{verb} "),
+                        _ => String::new(),
+                    };
+                    assert!(text.ends_with(&format!("see `zswap {verb}--help`")), "{text}");
                 }
                 other => panic!("{line}: {other:?}"),
             }

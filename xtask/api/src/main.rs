@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let api = public_api::Builder::from_rustdoc_json(argument)
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
-        .omit_auto_derived_impls(true)
+        .omit_auto_derived_impls(false)
         .build()?;
     print!("{api}");
     Ok(())
