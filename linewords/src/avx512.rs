@@ -64,10 +64,7 @@ pub(crate) unsafe fn compress<W: Width>(
     let unit = Unit::of(src.len())?;
     // SAFETY: invariant 1.
     unsafe { prefetch(src) };
-    if let Some(form) = plan::instead_of_all(src) {
-        *instead = form;
-        return None;
-    }
+    let dearest = plan::dearest_line(src).map_err(|form| *instead = form).ok()?;
     let lines = src.len() / LINE;
     let table = table.get_mut(..=W::SLOTS)?;
     if control.len() < 8 * lines + 8 {
@@ -95,7 +92,7 @@ pub(crate) unsafe fn compress<W: Width>(
         let up = load(plan::UP.as_ptr());
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
-            if let Some(form) = plan::instead(src, l, at - HEAD) {
+            if let Some(form) = plan::instead(src, l, at - HEAD, dearest) {
                 *instead = form;
                 return None;
             }

@@ -30,6 +30,9 @@ const PROBED_LINE: usize = 20;
 
 /// A unit may be text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
+/// A unit is half text if more than this many are printable. Often LZ4 finds more in it, unless its lines are cheap.
+const HALF_TEXT: usize = 600;
+const DEAREST_LINE_OF_HALF_TEXT: usize = 24;
 /// Every eighth line is examined for printable bytes.
 const SAMPLE: usize = 8;
 
@@ -49,21 +52,28 @@ pub(crate) fn clear<W: Width>(table: &mut [u32]) {
     }
 }
 
-/// Decides whether a unit should not become lines of words, and what instead. Examines every eighth line.
+/// Returns the most payload that the unit's lines of words may have on average, in bytes for each line; or, if the unit
+/// is text, the form to try instead.
 #[inline(always)]
-pub(crate) fn instead_of_all(unit: &[u8]) -> Option<Instead> {
-    is_text(unit)
-        .then(|| deltas::choose(unit, true, usize::MAX).map_or(Instead::Lz4, Instead::Deltas))
+pub(crate) fn dearest_line(unit: &[u8]) -> Result<usize, Instead> {
+    let printable = printable(unit);
+    if printable > TEXT {
+        Err(deltas::choose(unit, true, usize::MAX).map_or(Instead::Lz4, Instead::Deltas))
+    } else if printable > HALF_TEXT {
+        Ok(DEAREST_LINE_OF_HALF_TEXT)
+    } else {
+        Ok(DEAREST_LINE)
+    }
 }
 
 /// Decides before line `l` whether to give lines of words up, and for what. The lines before it have `payload` bytes of
-/// payload.
+/// payload. `dearest` is what [`dearest_line`] returned.
 #[inline(always)]
-pub(crate) fn instead(unit: &[u8], l: usize, payload: usize) -> Option<Instead> {
+pub(crate) fn instead(unit: &[u8], l: usize, payload: usize, dearest: usize) -> Option<Instead> {
     if l % LOOK != 0 {
         return None;
     }
-    if payload > DEAREST_LINE * l + LINE {
+    if payload > dearest * l + LINE {
         return Some(deltas::choose(unit, false, usize::MAX).map_or(Instead::Lz4, Instead::Deltas));
     }
     if l == PROBE && payload > PROBED_LINE * l + LINE {
@@ -91,9 +101,9 @@ pub(crate) fn distance(d: usize) -> usize {
     if d < MIN_DISTANCE { UP[d & (MIN_DISTANCE - 1)] as usize } else { d }
 }
 
-/// Returns whether the unit may be text: more than `TEXT` of 1024 examined bytes are printable.
+/// Returns how many of 1024 examined bytes are printable, rounded down.
 #[inline(always)]
-fn is_text(unit: &[u8]) -> bool {
+fn printable(unit: &[u8]) -> usize {
     let mut printable = 0;
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
         // Counts the printable bytes at each place in a line. Four lines are examined, so a count is at most 4.
@@ -105,7 +115,7 @@ fn is_text(unit: &[u8]) -> bool {
         }
         printable += counts.iter().map(|&count| usize::from(count)).sum::<usize>();
     }
-    printable * 1024 > TEXT * (unit.len() / SAMPLE)
+    printable * 1024 / (unit.len() / SAMPLE)
 }
 
 /// Completes a stream whose payload ends at `at`: writes its head, and control and kinds after the payload.

@@ -48,10 +48,7 @@ pub(crate) fn compress<W: Width>(
     instead: &mut Instead,
 ) -> Option<usize> {
     let unit = Unit::of(src.len())?;
-    if let Some(form) = plan::instead_of_all(src) {
-        *instead = form;
-        return None;
-    }
+    let dearest = plan::dearest_line(src).map_err(|form| *instead = form).ok()?;
     let table = table.get_mut(..=W::SLOTS)?;
     plan::clear::<W>(&mut table[..W::SLOTS]);
     let mut at = HEAD;
@@ -59,7 +56,7 @@ pub(crate) fn compress<W: Width>(
     let mut distance = MIN_DISTANCE;
     let mut all_kinds = [0u64; 32];
     for l in 0..src.len() / LINE {
-        if let Some(form) = plan::instead(src, l, at - HEAD) {
+        if let Some(form) = plan::instead(src, l, at - HEAD, dearest) {
             *instead = form;
             return None;
         }
