@@ -245,7 +245,7 @@ impl Tools {
 
 impl HeldCtx<'_> {
     /// Compresses a page into [`output`](Self::output) and returns the length that the codec reports. The
-    /// length is not checked; [`kept`](crate::codec::kept) checks it.
+    /// length is not checked; [`Codec::kept`](crate::Codec::kept) checks it.
     ///
     /// # Errors
     /// The codec's errors, and [`CompressorError::Panicked`] if it panics. A panic drops the context: every
