@@ -30,7 +30,7 @@ fn sample() -> Vec<u8> {
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
-/// Makes page `i` of 80 MiB. The pages are the sample, repeated. One word of each page is XORed with the
+/// Makes page `i` of 80 MiB. The pages are the sample, repeated. One word of each page is combined with the
 /// index of the repetition, so that no two repetitions of a page are equal.
 fn page(sample: &[u8], i: usize, out: &mut Page) {
     let pages = sample.len() / PAGE_SIZE;

@@ -41,7 +41,7 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
 }
 
 /// Returns how many batches may have requests at the same time. Any further batch stores or loads its pages
-/// one by one, on the calling thread. With so many batches, all processors are busy anyway.
+/// one by one, on the calling thread. That many batches keep all processors busy.
 pub(crate) fn most_batches() -> usize {
     cpu::places() + 2
 }

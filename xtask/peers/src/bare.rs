@@ -88,7 +88,7 @@ impl CompressorCtx for Lz4FlexCtx {
     }
 }
 
-/// The LZ4 codec of trueno-zram-core, called by its fastest functions. Its compression returns a
+/// The LZ4 codec of trueno-zram-core, called through its fastest functions. Its compression returns a
 /// new vector, which is then copied to the output. The copy is timed, too, since no caller can
 /// avoid it.
 #[derive(Debug)]
