@@ -65,7 +65,8 @@ static OPTIONS: sys::libdeflate_options = sys::libdeflate_options {
     free_func: Some(counting_free),
 };
 
-/// Makes an object of the library. Returns the object and the number of heap bytes that it takes.
+/// Calls `make` to create one of the library's compressors or decompressors. Returns the object and
+/// the number of heap bytes that the library allocated for it.
 fn counted<T>(
     make: impl FnOnce() -> *mut T,
     what: &'static str,

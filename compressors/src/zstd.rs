@@ -248,8 +248,8 @@ impl CompressorCtx for Ctx {
             return self.compress_other(src, dst);
         }
         match self.pages.compress(src, dst) {
-            // A shorter input may need more memory if the page length exceeds 16 KiB: its
-            // parameters come from another row of the library's table.
+            // If the page length exceeds 16 KiB, an input of at most 16 KiB may need more memory than
+            // an input of the page length: the library takes parameters for short inputs from another table.
             Err(Failure::OUT_OF_MEMORY) => self.compress_other(src, dst),
             result => result.map_err(|failure| compress_error(failure, src, dst)),
         }

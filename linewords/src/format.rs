@@ -160,7 +160,8 @@ impl Unit {
 pub(crate) trait Width {
     /// Bits in an index. The other bits of its two bytes of payload are flips.
     const INDEX_BITS: u32;
-    /// The number of the lowest middle bit of a word. Flips change only middle bits.
+    /// The position of the lowest middle bit of a word. Flips change only middle bits: the `16 - INDEX_BITS`
+    /// bits from this position up.
     const MIDDLE: u32;
     /// Bits in the number of a slot of the encoder's table.
     const SLOT_BITS: u32;

@@ -1,10 +1,10 @@
-//! An arena from which the bare codec reads compressed pages. It holds them back to back, as dense as
-//! a store could hold them, in memory without huge pages.
+//! An arena of compressed pages, from which the bare codec reads. It holds them back to back, as densely as any
+//! store could. Its memory comes in chunks of 64 MiB, and no compressed page straddles two chunks.
 //!
-//! Huge pages are declined because a store's pool has none: the codec must not benefit from fewer
-//! TLB misses. A page never straddles two chunks.
+//! On Linux it asks the system to use no huge pages, because a store's pool has none by default: otherwise the
+//! codec would have fewer TLB misses than the store.
 //!
-//! The only `unsafe` code here advises the system about a chunk's memory.
+//! The only `unsafe` code here is this request.
 
 use crate::error::{Error, Result};
 

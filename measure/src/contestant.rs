@@ -63,16 +63,16 @@ pub trait Worker<E> {
         Ok(())
     }
 
-    /// Stores `pages`, which are one unit, under consecutive numbers from `first`.
+    /// Stores the pages of one unit ([`Plan::unit`](crate::Plan::unit)): the first under the number `first`, the
+    /// others under the numbers that follow it.
     ///
     /// # Errors
     ///
     /// After an error, the pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Loads the unit whose first page has the number `first`, as it was last stored. A unit is the pages of
-    /// one store ([`Plan::unit`](crate::Plan::unit)). `into` has the unit's length and is page-aligned.
-    /// Returns `false` if nothing is stored there.
+    /// Loads the unit whose first page has the number `first`, as it was last stored. `into` has the
+    /// unit's length and is page-aligned. Returns `false` if nothing is stored there.
     ///
     /// # Errors
     ///

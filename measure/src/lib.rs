@@ -1,7 +1,8 @@
-//! The measuring harness of this project's binaries. It provides pages of real memory, stopwatches
-//! that subtract the clock's own cost, threads pinned to one processor each, and random orders. It
-//! measures the bare codec on the same pages, as the unit for all other times. In a *turn*, one
-//! contestant stores and loads the pages.
+//! The measuring harness of this project's binaries. It provides pages from the memory of real programs,
+//! stopwatches that subtract the clock's own cost, threads pinned to one processor each, and random orders.
+//! In a *turn*, one *contestant* (something that keeps pages, for instance a store) stores and loads the
+//! pages. The bare codec is measured on the same pages, so that the contestant's times can also be given as
+//! multiples of the codec's.
 //!
 //! A caller implements [`Contestant`] for what it measures, and runs it with [`turn()`]. With the feature
 //! `store`, the module `store` implements it for a store of `zswap-core`; nothing else here depends on a

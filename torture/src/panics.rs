@@ -1,6 +1,8 @@
-//! Panics that a round orders in its codecs and backends. The stamp of the last panic is recorded.
+//! Deliberate panics in a round's codecs and backends.
 //!
-//! They bypass the panic hook, which records the store's own panics.
+//! They bypass the panic hook, so the hook records only the panics that are not deliberate. The clock's stamp
+//! at the last deliberate panic is kept, so that one can ask whether a panic has occurred since an
+//! operation began.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

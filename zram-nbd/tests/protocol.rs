@@ -65,7 +65,8 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         client.send(&[&rest[7..]]);
         assert_eq!(client.answer(9, 5001, 3).unwrap(), b"ome");
 
-        // Errors: ranges that are not on the disk, a read that is too large, unknown commands and flags.
+        // Errors: ranges that are not on the disk, a read that is too large, and commands and flags that the
+        // server does not support.
         assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
         assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
         assert_eq!(client.write(SIZE - 1, b"xx"), Err(28));

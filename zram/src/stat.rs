@@ -79,7 +79,8 @@ pub struct BlockState {
     pub idle: bool,
     /// Whether the page is compressed with an algorithm other than the first.
     pub recompressed: bool,
-    /// Whether recompression with the algorithm of the highest priority did not make the page smaller.
+    /// Whether recompression with the algorithm of the highest priority was tried and failed to make the page
+    /// smaller.
     pub incompressible: bool,
 }
 

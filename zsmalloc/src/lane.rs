@@ -152,9 +152,9 @@ impl Lane {
     /// Takes a free place for a new object, and counts the object's writer as a reader. Until the
     /// writer leaves, the object can neither move nor be reclaimed. The caller holds the class lock.
     pub(crate) fn claim(&self) {
-        // The class lock orders this after the last use of the place. Release pairs with the
-        // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
-        // sees that its own object has left the zspage.
+        // The class lock orders the claim after the last use of the place. Release pairs with the
+        // Acquire of `read_lock`: a reader that was led here by an outdated slot word then sees the
+        // zspage's present class, and sees that the slot has changed.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
         assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }

@@ -35,7 +35,7 @@
 //! | `route.rs` | which class a size goes to: as the pool grows, more classes are used |
 //! | `slot.rs` | handle slots: an object's place and length in one atomic word |
 //! | `lane.rs` | the zspage lock: one lane for each object |
-//! | `zspage.rs` | the descriptor of a zspage; a stale reader may still refer to it |
+//! | `zspage.rs` | the descriptor of a zspage; a reader with an outdated slot word may still refer to it |
 //! | `zspages.rs` | all descriptors and their lanes: tables that only grow |
 //! | `accounts.rs` | the pool's page counts and their budget |
 //! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |

@@ -19,7 +19,8 @@ fn small_pool() -> Rc<Zsmalloc> {
     Rc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap())
 }
 
-/// Returns the default configuration, or under Miri one with a table that is built faster.
+/// Returns the default configuration. Under Miri, limits zspages to one page, because the table of
+/// size classes is then built faster.
 fn config() -> Config {
     if cfg!(miri) { Config::new().chain(1) } else { Config::new() }
 }

@@ -4,8 +4,8 @@
 //! Any thread may refer to a descriptor at any time, so all fields that ever change are atomics.
 //! Readers load `class` and `base` without a lock. The other atomics are plain numbers that a lock
 //! guards: the class lock while the zspage is in a class. A descriptor keeps its lanes for life. So
-//! a stale reader may count itself in one of them, even if the lane belongs to another object now,
-//! and takes itself off again.
+//! a reader with an outdated slot word may count itself in one of them, even if the lane belongs to
+//! another object now. It then takes itself off again.
 //!
 //! Invariants, kept under the class lock:
 //! 1. `class` names the class whose lock guards the zspage, or is NONE while the descriptor is

@@ -78,8 +78,8 @@ impl Zspages {
         }
     }
 
-    /// Returns the lane of an object of a zspage. A stale reader's index may exceed the zspage's
-    /// lanes; for such an index, returns the last lane.
+    /// Returns the lane of an object of a zspage. The index of a reader with an outdated slot word
+    /// may exceed the zspage's lanes; for such an index, returns the last lane.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
         self.lane_at(z.lane_number(index))

@@ -253,8 +253,8 @@ impl ZswapBuilder {
     /// * [`BuildError::Contradiction`] if a setting is out of range or settings contradict each other;
     ///   [`BuildError::LimitTooSmall`] if an empty store with one page would exceed `max_bytes`.
     /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it.
-    /// * [`BuildError::Reentrant`] if `max_bytes` is set and a codec calls this while a store is calling that
-    ///   codec.
+    /// * [`BuildError::Reentrant`] if `max_bytes` is set and this thread is ending or holds a compression
+    ///   context. A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;

@@ -203,7 +203,8 @@ pub enum BuildError {
         /// The most pools that can be alive at once.
         limit: usize,
     },
-    /// A codec called this function while a store was calling that codec on this thread.
+    /// A codec or backend called this function while a store held a compression context on this thread, or the
+    /// thread is ending.
     #[error("switch from inside a codec call, where it cannot run; switch after that has returned")]
     Reentrant,
     /// Code of a backend, a compressor or a page provider panicked.

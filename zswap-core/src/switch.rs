@@ -36,8 +36,9 @@ impl Zswap {
     /// * [`BuildError::Compressor`] if the compressor or its first context cannot be built,
     ///   [`BuildError::Pages`] if the page provider cannot be built, [`BuildError::Panicked`] if the backend, the
     ///   compressor or the page provider panics while it is built.
-    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling that codec,
-    ///   [`BuildError::Forked`] in a child after `fork`.
+    /// * [`BuildError::Reentrant`] if a new pool is needed and this thread is ending or holds a compression
+    ///   context. A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
+    /// * [`BuildError::Forked`] in a child after `fork`.
     pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
         self.switch(|_, compressor| (name.to_owned(), compressor))
     }

@@ -3,11 +3,11 @@
 /// How values are spread along an axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// Equal differences between values are equal lengths.
+    /// Equal differences between values take equal lengths on the axis.
     Linear,
     /// As `Linear`, but the axis starts at zero.
     FromZero,
-    /// Equal factors between values are equal lengths. Only positive values can be shown.
+    /// Equal ratios between values take equal lengths on the axis. Only positive values can be shown.
     Log,
 }
 

@@ -207,7 +207,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
-/// Returns `native` in an ordinary run, and `miri` under Miri, which is some thousand times slower.
+/// Returns `native` in an ordinary run, and `miri` under Miri, which is much slower.
 const fn pick(native: usize, miri: usize) -> usize {
     if cfg!(miri) { miri } else { native }
 }

@@ -46,8 +46,8 @@ fn parse(line: &str) -> Option<Mapping> {
 }
 
 impl Mapping {
-    /// Returns whether the kernel provides this mapping: the main stack, the vdso or the vdso's data.
-    /// The heap and mappings that the program has named do not count.
+    /// Returns whether the kernel provides this mapping, for example the main stack or the vdso. The heap
+    /// and private memory that the program has named do not count.
     fn is_kernels(&self) -> bool {
         self.name.starts_with('[') && self.name != "[heap]" && !self.name.starts_with("[anon:")
     }

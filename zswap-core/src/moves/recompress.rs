@@ -36,8 +36,8 @@ impl<'a> Recompress<'a> {
         Recompress { spec, max_pages: usize::MAX, idle: false }
     }
 
-    /// Ends a call after this many pages were compressed. By default, a call ends when it has visited each
-    /// page once.
+    /// Limits how many pages one call of [`Zswap::recompress`] compresses again. By default there is no limit:
+    /// a call visits each page once.
     #[must_use]
     pub fn max_pages(mut self, pages: usize) -> Self {
         self.max_pages = pages;

@@ -11,9 +11,9 @@ use super::sample::Sample;
 
 /// The limit for the pool bytes per compressed byte at the end of the run.
 const MOST: f64 = 1.05;
-/// The limit for the rise over the last half of the run, in the same unit. The rise is measured on
-/// the least-squares line through the samples. Twice its standard error is subtracted first,
-/// because a compactor that runs now and then makes the values go up and down like a sawtooth.
+/// The most by which the pool bytes per compressed byte may rise over the last half of the run. The
+/// rise is that of the least-squares line through the samples, less twice its standard error: a
+/// compactor that runs from time to time makes the values a sawtooth, so the line is uncertain.
 const RISE: f64 = 0.001;
 
 /// The summary of a mode's samples: pool bytes per compressed byte.
