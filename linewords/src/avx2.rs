@@ -111,7 +111,7 @@ pub(crate) unsafe fn prefetch(bytes: &[u8]) {
 /// Returns the words of `from` at eight indices: with a gather instruction if `GATHER`, else with eight loads.
 ///
 /// # Safety
-/// Invariant 1. Each index is that of a word that may be read.
+/// Invariant 1. Each index is that of a word that may be read. The words need not be aligned.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn look_up<const GATHER: bool>(from: *const u32, index: __m256i) -> __m256i {
@@ -124,7 +124,8 @@ unsafe fn look_up<const GATHER: bool>(from: *const u32, index: __m256i) -> __m25
         _mm256_storeu_si256(lanes.as_mut_ptr().cast::<__m256i>(), index);
         // `black_box`: reading lanes from memory is faster than extracting them from a register.
         let lanes = black_box(&mut lanes);
-        let word = |j: usize| from.add(lanes[j] as usize).read() as i32;
+        // A unit need not be aligned to words.
+        let word = |j: usize| from.add(lanes[j] as usize).read_unaligned() as i32;
         _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
     }
 }

@@ -126,7 +126,23 @@ pub(crate) fn choose(unit: &[u8], is_text: bool, limit: usize) -> Option<u8> {
     // A group takes two bytes for each bit of its width. One of eight groups was examined.
     let len = 8 * 2 * least + widths_len(unit.len()) + HEAD;
     let limit = limit.min(unit.len() * LIMIT / 4096);
-    (len < limit).then_some(best as u8)
+    (len < limit && !repeats(unit)).then_some(best as u8)
+}
+
+/// Returns whether a quarter of the examined lines or more equal an earlier line of their block, as in an image with equal
+/// rows. LZ4 finds such lines, and deltas do not.
+#[inline(always)]
+fn repeats(unit: &[u8]) -> bool {
+    let (mut examined, mut repeated) = (0, 0);
+    for block in unit.chunks_exact(BLOCK_LINES * LINE) {
+        for l in (SAMPLE..BLOCK_LINES).step_by(8) {
+            let mut lines = block.chunks_exact(LINE);
+            let line = lines.clone().nth(l);
+            examined += 1;
+            repeated += usize::from(lines.by_ref().take(l).any(|earlier| Some(earlier) == line));
+        }
+    }
+    4 * repeated >= examined
 }
 
 /// Exchanges bits: bit `j` of byte `i` becomes bit `i` of byte `j`.
@@ -287,7 +303,10 @@ mod tests {
             (x >> 24) as u8
         });
         assert_eq!(choose(&noise, false, 4096), None);
-        assert_eq!(choose(&[7; 4096].map(|x: u8| x), false, 4096), Some(1));
+        // Each line of these repeats.
+        assert_eq!(choose(&[7; 4096], false, 4096), None);
+        let rows: [u8; 4096] = core::array::from_fn(|i| smooth[i % 512]);
+        assert_eq!(choose(&rows, false, 4096), None);
         assert_eq!(choose(&smooth, false, 100), None);
     }
 }

@@ -57,7 +57,7 @@ static ROWS: [Row; 5] = [
         variant: "avx2-loads",
         has: is_intel,
         faster_than_lz4: true,
-        reason: "AVX2 without gathers, measured faster than LZ4 in both directions",
+        reason: "AVX2 without gathers, measured faster than LZ4 in both directions on a newer Intel processor",
     },
     Row {
         variant: "avx2-loads",

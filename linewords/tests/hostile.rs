@@ -134,7 +134,8 @@ fn very_many_altered_streams_are_errors_or_units() {
 fn every_bit_of_a_hundred_streams_may_change() {
     let mut rng = Rng::new(3);
     let mut fences = Fences::new();
-    let count = if cfg!(miri) { 1 } else { 100 };
+    // The first streams are those of zeros and of counters.
+    let count = if cfg!(miri) { 2 } else { 100 };
     let (mut refused, mut changed, mut same) = (0, 0, 0);
     for (stream, len) in streams(&mut rng, count, &[2048, 4096]) {
         let unit = fences.verdict(&stream, len).unwrap();

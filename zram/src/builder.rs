@@ -42,7 +42,8 @@ const MOST: usize = 4;
 pub struct ZramBuilder {
     disksize: u64,
     zpool: String,
-    algorithm: String,
+    /// `None`: the default of the registry.
+    algorithm: Option<String>,
     recompression: Vec<String>,
     recipe: Recipe,
     mem_limit: usize,
@@ -55,7 +56,7 @@ impl ZramBuilder {
         ZramBuilder {
             disksize: 0,
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
-            algorithm: builtin::default_compressor().name.to_owned(),
+            algorithm: None,
             recompression: Vec::new(),
             recipe: Recipe::builtin(),
             mem_limit: 0,
@@ -78,9 +79,10 @@ impl ZramBuilder {
     }
 
     /// Chooses the algorithm that compresses writes, by its spec, e.g. `zstd:level=6`. Default:
-    /// [`compressors::default_compressor`], which depends on the processor.
+    /// [`compressors::default_compressor`], which depends on the processor; `lz4` if the registry has `lz4` but
+    /// not that one.
     pub fn algorithm(mut self, spec: &str) -> Self {
-        spec.clone_into(&mut self.algorithm);
+        self.algorithm = Some(spec.to_owned());
         self
     }
 
@@ -161,7 +163,9 @@ impl ZramBuilder {
             let asked = self.recompression.len() + 1;
             return Err(BuildError::TooManyAlgorithms { asked, most: MOST - 1 });
         }
-        let specs = [self.algorithm].into_iter().chain(self.recompression);
+        let default = self.recipe.default_compressor();
+        let algorithm = self.algorithm.unwrap_or_else(|| default.to_owned());
+        let specs = [algorithm].into_iter().chain(self.recompression);
         let algorithms: Result<Box<[_]>, RecipeError> =
             specs.map(|spec| Ok(Codec::new(self.recipe.compressor(&spec)?.compressor))).collect();
         let algorithms = algorithms.map_err(BuildError::of_recipe)?;

@@ -29,7 +29,8 @@ use zpool_base::contained::Contained;
 #[must_use = "a builder builds nothing until build() is called"]
 pub struct ZswapBuilder {
     zpool: String,
-    compressor: String,
+    /// `None`: the default of the registry.
+    compressor: Option<String>,
     recipe: Recipe,
     store_incompressible: bool,
     checksums: bool,
@@ -47,7 +48,7 @@ impl ZswapBuilder {
     pub(crate) fn new() -> Self {
         ZswapBuilder {
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
-            compressor: builtin::default_compressor().name.to_owned(),
+            compressor: None,
             recipe: Recipe::builtin(),
             store_incompressible: true,
             checksums: false,
@@ -69,9 +70,9 @@ impl ZswapBuilder {
     }
 
     /// Chooses the compressor by spec, such as `zstd:level=6`. Default: [`builtin::default_compressor`], which
-    /// depends on the processor.
+    /// depends on the processor; `lz4` if the registry has `lz4` but not that one.
     pub fn compressor(mut self, spec: &str) -> Self {
-        spec.clone_into(&mut self.compressor);
+        self.compressor = Some(spec.to_owned());
         self
     }
 
@@ -260,7 +261,8 @@ impl ZswapBuilder {
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
         let recipe = PoolRecipe { recipe: self.recipe, budget: limits.budget().clone() };
-        let pool = recipe.pool(&self.zpool, &self.compressor)?;
+        let compressor = self.compressor.as_deref().unwrap_or(recipe.recipe.default_compressor());
+        let pool = recipe.pool(&self.zpool, compressor)?;
         if self.max_bytes.is_some() {
             pool.codec.prepare().map_err(BuildError::of_context)?;
         }

@@ -129,6 +129,21 @@ impl Recipe {
         self.pages = Contained::new(Arc::new(make));
     }
 
+    /// Returns the name of the compressor to use if none is named: [`builtin::default_compressor`], or `lz4` if the
+    /// registry has `lz4` but not the default.
+    ///
+    /// ```
+    /// use zpage::{Recipe, builtin};
+    ///
+    /// assert_eq!(Recipe::builtin().default_compressor(), builtin::default_compressor().name);
+    /// ```
+    pub fn default_compressor(&self) -> &'static str {
+        const LZ4: &str = "lz4";
+        let names = self.compressors.names();
+        let default = builtin::default_compressor().name;
+        if !names.contains(&default) && names.contains(&LZ4) { LZ4 } else { default }
+    }
+
     /// Builds the compressor of a spec, e.g. `zstd:level=6`.
     ///
     /// ```
@@ -226,5 +241,20 @@ mod tests {
         assert!(matches!(recipe.compressor("zlab"), Err(RecipeError::Compressor(_))));
         recipe.set_pages(|| Err(PageError::Forked));
         assert_eq!(recipe.zpool("zbud", None).unwrap_err(), PageError::Forked.into());
+    }
+
+    #[test]
+    fn a_registry_without_the_default_compressor_gives_lz4() {
+        let null = |_: &compressors::Spec| Ok(Arc::new(compressors::Null) as Arc<dyn Compressor>);
+        let mut recipe = Recipe::builtin();
+        recipe.compressors = CompressorRegistry::empty();
+        let default = builtin::default_compressor().name;
+        assert_eq!(recipe.default_compressor(), default);
+        recipe.compressors.register("lz4", null).unwrap();
+        assert_eq!(recipe.default_compressor(), "lz4");
+        if default != "lz4" {
+            recipe.compressors.register(default, null).unwrap();
+            assert_eq!(recipe.default_compressor(), default);
+        }
     }
 }
