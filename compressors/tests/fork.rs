@@ -19,7 +19,8 @@ struct Forks(Arc<AtomicI32>);
 
 impl CompressorCtx for Forks {
     fn compress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
-        // SAFETY: the child only continues the codec's call in the thread that forked, which is what is tested.
+        // SAFETY: the child goes on in the thread that forked: it returns from this call, and the worker then ends.
+        // This is what the test checks.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: only sets a timer. Its signal kills a child that does not exit.

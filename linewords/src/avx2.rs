@@ -280,8 +280,11 @@ pub(crate) unsafe fn compress<W: Width, const GATHER: bool>(
             let equal0 = _mm256_and_si256(is_zero(shr(f0, W::INDEX_BITS)), tagged0);
             let equal1 = _mm256_and_si256(is_zero(shr(f1, W::INDEX_BITS)), tagged1);
 
-            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
-            // leads from a word to an equal word before the line.
+            // Choose the distance. There are three candidates: how far back the table found the first, the
+            // last and the second word, each rounded up as `plan::distance` does, and at most `base`. (If
+            // too few words were found, the table's entry for word 0 or 15 is tried instead.) The best
+            // candidate is taken if it makes at least two more nonzero words equal than the distance in
+            // force does.
             let mut this = kind::CODED;
             let (mut t0, mut t1, mut r0, mut r1) = (t0, t1, r0, r1);
             if l != 0 {

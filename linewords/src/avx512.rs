@@ -154,8 +154,11 @@ pub(crate) unsafe fn compress<W: Width>(
             }
             let equal = tagged & _mm512_testn_epi32_mask(f, splat(!W::INDEX_MASK));
 
-            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
-            // leads from a word to an equal word before the line.
+            // Choose the distance. There are three candidates: how far back the table found the first, the
+            // last and the second word, each rounded up as `plan::distance` does, and at most `base`. (If
+            // too few words were found, the table's entry for word 0 or 15 is tried instead.) The best
+            // candidate is taken if it makes at least two more nonzero words equal than the distance in
+            // force does.
             let mut this = kind::CODED;
             if l != 0 {
                 let mut left = u32::from(equal & !(z | r));

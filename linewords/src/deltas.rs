@@ -231,7 +231,7 @@ const fn each(byte: u8) -> u128 {
 /// Adds sixteen bytes to sixteen others, each to its own.
 #[inline(always)]
 fn add(a: u128, b: u128) -> u128 {
-    // Without the uppermost bits, no sum passes into the next byte.
+    // With the top bit of each byte cleared, no addition carries into the next byte. The XOR adds the top bits.
     ((a & each(0x7F)) + (b & each(0x7F))) ^ ((a ^ b) & each(0x80))
 }
 

@@ -22,7 +22,7 @@ pub(crate) const EMPTY_TAG: u32 = ((0xA5C3_u32 << 2).wrapping_mul(MULTIPLIER) >>
 /// The most payload that lines of words may have on average, in bytes for each line. With more, they do not pay.
 /// 64 bytes are not counted: the first line has nothing to refer to.
 const DEAREST_LINE: usize = 44;
-/// The number of lines from one check of this average to the next.
+/// The encoder checks its payload so far only before lines whose number is a multiple of this.
 const LOOK: usize = 4;
 /// Before this line, deltas are tried if the payload so far has more than this average, in bytes for each line.
 const PROBE: usize = 8;

@@ -1,5 +1,6 @@
-//! Decompresses altered, truncated and arbitrary streams. All variants must return the same error or the same
-//! unit, and none may access memory out of bounds. Each buffer starts or ends at an inaccessible page.
+//! Decompresses altered, truncated and arbitrary streams with every variant of the decoder. All variants must return
+//! the same error or the same bytes, and none may access memory out of bounds. Each buffer starts or ends at an
+//! inaccessible page.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 #![allow(clippy::print_stdout, reason = "how many were refused, for `--nocapture`")]

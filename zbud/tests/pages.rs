@@ -1,4 +1,5 @@
-//! Tests which page an object gets and how long a page stays. The tests use only the backend's trait.
+//! Tests which page an object gets and how long a page stays. The tests call only methods of the [`Zpool`] trait,
+//! and read the number of an object's page from its handle.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::{Cell, RefCell};

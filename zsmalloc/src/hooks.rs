@@ -8,7 +8,8 @@ pub(crate) enum Point {
     SlotLoaded,
     /// The reader has also loaded the class of the zspage that the word names.
     ClassLoaded,
-    /// The reader is counted in the lane that it derived from slot and class.
+    /// The reader is counted in a lane, the lock word of one object (`lane.rs`). It found this lane
+    /// through the slot's word and the class.
     LaneLocked,
     /// The reader has compared the class, but not the slot yet.
     ClassCompared,

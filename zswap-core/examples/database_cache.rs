@@ -310,8 +310,8 @@ impl Bank {
     }
 }
 
-/// Runs the accesses on a new database with a cache of this size. Returns the cache, and how many percent of
-/// the accesses read the file.
+/// Runs the accesses on a new database. The cache has at most `frames` uncompressed pages, and `pool_bytes`
+/// bytes of compressed pages. Returns the cache, and the percentage of accesses that read the file.
 fn trial(path: &Path, frames: usize, pool_bytes: usize) -> Result<(PageCache, f64)> {
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;

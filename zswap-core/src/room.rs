@@ -50,7 +50,8 @@ const ROUNDS: usize = 64;
 const WAITS: usize = 64;
 /// If a store has waited for this long in all, it does not wait again.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
-/// The most pages by which one stored page may exceed the limit: as many as a backend's longest run.
+/// To store one page, the pools may exceed the limit by this many pages, the length of the longest run. If the
+/// limit is exceeded already, `put_beyond_use` lets them grow by this many more.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
 /// The memory is summed up again each time a CPU has stored this many pages.
 pub(crate) const LOOK_EVERY: u64 = 128;

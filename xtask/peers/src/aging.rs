@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// Write the samples to FILE, each as a JSON object on its own line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Files of raw pages, or .zst files of them. Default: the built-in sample.
+    /// Files of raw pages. A file whose name ends in .zst is decompressed first. Default: the
+    /// built-in sample.
     files: Vec<PathBuf>,
 }
 

@@ -49,7 +49,8 @@ pub(crate) struct Args {
     /// Write the results to FILE as JSON, one object for each file and codec.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Files of raw pages, or .zst files of them. Default: the built-in sample.
+    /// Files of raw pages. A file whose name ends in .zst is decompressed first. Default: the
+    /// built-in sample.
     files: Vec<PathBuf>,
 }
 

@@ -1,5 +1,5 @@
-//! Loads the pages of a run. Same-filled pages are left out. The number of pages is a multiple of
-//! the largest request that any contestant makes.
+//! Loads the pages for a measurement. Same-filled pages are left out. The number of pages is a
+//! multiple of the number of pages in the largest request that any contestant makes.
 
 use std::path::PathBuf;
 

@@ -110,7 +110,8 @@ struct Grown {
 
 impl Grown {
     fn build(entry: &Entry, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
-        // Otherwise memory that was freed earlier would be reused, and would not count as growth.
+        // First makes every allocator return its free memory to the system. Otherwise the
+        // contestant would reuse that memory, and it would not count as growth.
         crate::map::purge_all();
         let before = resident::anonymous()?;
         let contestant = entry.build(pages)?;

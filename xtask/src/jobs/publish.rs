@@ -92,8 +92,8 @@ fn is_dev(dependency: &Value) -> bool {
     dependency["kind"] == "dev"
 }
 
-/// Returns what is wrong with a package's manifest. Such a fault keeps the package from being
-/// published, or its users from building it.
+/// Returns what is wrong with a package's manifest: missing fields that this project requires, and
+/// dependencies that would keep the package from being published or its users from building it.
 fn findings(package: &Value, packages: &[&Value]) -> Vec<String> {
     if !is_published(package) {
         return Vec::new();

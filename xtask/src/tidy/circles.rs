@@ -166,8 +166,9 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// Follows a path through re-exports, and returns the module that defines the item. Returns `None`
-/// if the path leads to another crate, or through eight re-exports or more.
+/// Follows a path through re-exports, and returns the module that defines the item. If a module
+/// below the root re-exports the item from another crate, returns that module. Returns `None` if
+/// the crate's root does so, or if the path leads through eight re-exports or more.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
     // Each turn follows one re-export. Real names pass through a few at most.

@@ -101,7 +101,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
     fixture.pages.limit_pages(limit);
     let most = limit * fixture.pages.page_size();
     for round in 0..pick(20, 2) {
-        // In one round, fills the pool with objects of all sizes; in the next round, only with large ones.
+        // In one round, fills the pool with objects of all sizes; in the next round, only with the largest ones.
         let size = |rng: &mut Rng| if round % 2 == 0 { 1 + rng.below(max) } else { max };
         let refused = loop {
             let mark = model.mark(size(&mut rng));

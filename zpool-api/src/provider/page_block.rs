@@ -12,8 +12,8 @@ use core::ops::Range;
 pub struct PageBlock {
     start: usize,
     bytes: usize,
-    /// Identifies the isolation. A provider uses each number only once. `new` sets it to 0, a number that
-    /// `MmapPages` never uses.
+    /// Tells which call of `isolate_block` the block comes from. A provider that sets tickets uses each of
+    /// them only once. [`PageBlock::new`] sets 0, which is never a ticket of `MmapPages`.
     ticket: u64,
 }
 

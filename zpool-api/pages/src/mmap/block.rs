@@ -53,7 +53,7 @@ impl Block {
         Some(slot * self.run_bytes as usize)
     }
 
-    /// Puts back the slot at `offset` bytes. After the last taken slot was put back, the block serves no
+    /// Puts back the slot at `offset` bytes. When the last taken slot is put back, the block loses its run
     /// length.
     pub(super) fn put(&mut self, offset: usize) {
         let run_bytes = self.run_bytes as usize;

@@ -56,8 +56,8 @@ pub(crate) struct Visit {
     pub(crate) leaves: usize,
 }
 
-/// When a call of `pooled_keys` has visited this many inner nodes and leaves, it does not start from the root
-/// again.
+/// A call of `pooled_keys` walks down from the root again and again. When its walks have visited this many
+/// inner nodes and leaves, it starts no further walk and returns.
 const NODES_A_CALL: usize = 128;
 
 impl Inner<'_> {
