@@ -39,6 +39,11 @@ const CRATES: &[(&str, &str)] = &[
     ("zswap-lz4-block", "--lib --tests"),
 ];
 
+/// The crate with variants for vector instructions, and the flags with which Miri has those of AVX2.
+/// Without the flags, Miri has only the portable variant.
+const VECTORS: &str = "linewords";
+const AVX2: &str = "-Ctarget-feature=+avx2,+bmi1,+bmi2,+lzcnt,+popcnt";
+
 /// The tests that CI runs: most unit tests of the allocators, and quick tests of other crates. The
 /// sweep runs all of [`CRATES`].
 const SMOKE: &[(&str, &str)] = &[
@@ -119,7 +124,12 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let worker = || -> Result<()> {
         while let Some((target, krate, features)) = runs.get(next.fetch_add(1, Relaxed)) {
-            let run = cargo_miri(ws, args, "test", *target)
+            let mut cmd = cargo_miri(ws, args, "test", *target);
+            if *krate == VECTORS && target.is_none() && cfg!(target_arch = "x86_64") {
+                cmd =
+                    cmd.env("RUSTFLAGS", AVX2).env("CARGO_TARGET_DIR", ws.target_dir("miri-avx2"));
+            }
+            let run = cmd
                 .args(["-p", krate])
                 .args(arguments(ws, krate, features))
                 .args(args.filter.iter().map(String::as_str))
