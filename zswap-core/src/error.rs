@@ -205,7 +205,10 @@ pub enum BuildError {
     },
     /// A codec or backend called this function while a store held a compression context on this thread, or the
     /// thread is ending.
-    #[error("switch from inside a codec call, where it cannot run; switch after that has returned")]
+    #[error(
+        "build or switch from inside a codec or backend call, or on a thread that is ending, where it \
+         cannot run; do it after that call has returned, or on another thread"
+    )]
     Reentrant,
     /// Code of a backend, a compressor or a page provider panicked.
     #[error("{what} panicked while it was built")]
