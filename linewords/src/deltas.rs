@@ -31,10 +31,16 @@ pub(crate) fn widths_len(len: usize) -> usize {
     len / (2 * GROUP)
 }
 
-/// Returns the most bytes that the encoder lets a unit of `len` bytes take.
+/// Begins the stream of a unit of `len` bytes in `dst`. Returns the places of the widths and of the planes. The
+/// planes end where the stream would be longer than `MOST` allows. Returns `None` if a unit of this length cannot be deltas, or if
+/// there is no room for the widths.
 #[inline(always)]
-pub(crate) fn most(len: usize) -> usize {
-    len * MOST / 4096
+pub(crate) fn begin(distance: u8, len: usize, dst: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
+    let unit = Unit::of(len)?;
+    let capacity = dst.len().min(len * MOST / 4096);
+    let (start, rest) = dst.get_mut(..capacity)?.split_at_mut_checked(HEAD)?;
+    start.copy_from_slice(&[Header::Deltas(unit).byte(), distance]);
+    rest.split_at_mut_checked(widths_len(len))
 }
 
 /// Moves the sign of a difference to its lowest bit. So differences of either sign that are near zero have few bits.
@@ -136,10 +142,10 @@ fn repeats(unit: &[u8]) -> bool {
     let (mut examined, mut repeated) = (0, 0);
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
         for l in (SAMPLE..BLOCK_LINES).step_by(8) {
-            let mut lines = block.chunks_exact(LINE);
+            let lines = block.chunks_exact(LINE);
             let line = lines.clone().nth(l);
             examined += 1;
-            repeated += usize::from(lines.by_ref().take(l).any(|earlier| Some(earlier) == line));
+            repeated += usize::from(lines.take(l).any(|earlier| Some(earlier) == line));
         }
     }
     4 * repeated >= examined
@@ -157,15 +163,10 @@ fn transpose(x: u64) -> u64 {
 }
 
 /// Stores `src` as deltas at this distance in `dst`, header included. Returns the length of the stream; `None` if it is
-/// longer than [`most`] allows or does not fit `dst`.
+/// longer than `MOST` allows or does not fit `dst`.
 pub(crate) fn compress(distance: u8, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-    let unit = Unit::of(src.len())?;
     let back = usize::from(distance);
-    let capacity = dst.len().min(most(src.len()));
-    let (head, rest) =
-        dst.get_mut(..capacity)?.split_at_mut_checked(HEAD + widths_len(src.len()))?;
-    let (start, widths) = head.split_at_mut(HEAD);
-    start.copy_from_slice(&[Header::Deltas(unit).byte(), distance]);
+    let (widths, rest) = begin(distance, src.len(), dst)?;
     widths.fill(0);
     // The first group, after zeros.
     let mut first = [0; MOST_DISTANCE + GROUP];

@@ -2,7 +2,8 @@
 //!
 //! Invariants on which the `unsafe` code rests:
 //! 1. The processor has AVX2. The caller ensures this: it has a `Variant`, which exists only if the feature was found.
-//! 2. The unit is a multiple of 2048 bytes, so pair `p` of groups is 32 bytes at `32 * p`. Checked on entry.
+//! 2. The unit is a multiple of 2048 bytes, so pair `p` of groups is 32 bytes at `32 * p`. `begin` checks it for the
+//!    encoder. The decoder takes only whole pairs.
 //! 3. A distance is 1 to 16. The encoder gets it from `deltas::choose`, and checks it; the decoder's parts have it.
 
 #![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
@@ -13,8 +14,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::deltas::{GROUP, HEAD, MOST_DISTANCE, Parts, most, widths_len};
-use crate::format::{Header, Unit};
+use crate::deltas::{GROUP, HEAD, MOST_DISTANCE, Parts, begin, widths_len};
 
 /// Bytes in two groups.
 const PAIR: usize = 2 * GROUP;
@@ -95,16 +95,11 @@ unsafe fn transpose(x: __m256i) -> __m256i {
 /// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn compress(distance: u8, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-    let unit = Unit::of(src.len())?;
     let back = usize::from(distance);
     if back == 0 || back > MOST_DISTANCE {
         return None;
     }
-    let capacity = dst.len().min(most(src.len()));
-    let (head, rest) =
-        dst.get_mut(..capacity)?.split_at_mut_checked(HEAD + widths_len(src.len()))?;
-    let (start, widths) = head.split_at_mut(HEAD);
-    start.copy_from_slice(&[Header::Deltas(unit).byte(), distance]);
+    let (widths, rest) = begin(distance, src.len(), dst)?;
     // The first pair, after zeros.
     let mut first = [0; GROUP + PAIR];
     first[GROUP..].copy_from_slice(src.get(..PAIR)?);
