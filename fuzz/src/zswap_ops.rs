@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use zpool_pages::{FailingPages, HeapPages};
-use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
+use zswap_core::device::{FaultySwapDevice, Geometry, MemorySwapDevice};
 use zswap_core::{
-    LimitReason, LoadError, MigrateError, PAGE_SIZE, Page, Recompress, StoreError, SwapEntry,
-    WritebackError, Zswap,
+    CleanerPolicy, LimitReason, LoadError, MigrateError, PAGE_SIZE, Page, Promotion, Recompress,
+    StoreError, SwapEntry, WritebackError, Zswap,
 };
 
-/// The number of slots on the device. There may be more entries.
-const SLOTS: u64 = 40;
+/// The sizes of the devices: segments, their bytes, and those of a block. All are so small that they must be cleaned.
+const DEVICES: [(u64, usize, usize); 4] =
+    [(2, 8 << 10, 512), (8, 8 << 10, 1), (8, 16 << 10, 4096), (16, 8 << 10, 512)];
+const PROMOTIONS: [Promotion; 3] = [Promotion::SecondLoad, Promotion::Always, Promotion::Never];
 
 /// The content of a page.
 #[derive(Arbitrary, Debug, Clone, Copy)]
@@ -48,6 +51,10 @@ pub enum Op {
     FailWrites(u8),
     FailReads(u8),
     Writeback(bool),
+    Flush,
+    FailFlushes(u8),
+    /// Writes pages back, and then loads pages near each other, as many as this.
+    LoadFromDevice(u8),
 }
 
 /// Operations that may move pages, but change no page's content.
@@ -67,6 +74,10 @@ pub struct Input {
     keep_incompressible: bool,
     limit_pages: Option<u8>,
     checksums: bool,
+    device: u8,
+    promotion: u8,
+    /// Whether a thread cleans the device all the time.
+    cleaner: bool,
     /// A second thread repeats the first 20 of these until `ops` are done.
     beside: Vec<Mover>,
     ops: Vec<Op>,
@@ -160,18 +171,25 @@ fn run_mover(store: &Zswap, mover: &Mover) {
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    let memory = Arc::new(MemorySwapDevice::new(SLOTS));
+    let (segments, segment_bytes, block_bytes) = DEVICES[usize::from(input.device) % DEVICES.len()];
+    let geometry = Geometry { segments, segment_bytes, block_bytes };
+    let memory = Arc::new(MemorySwapDevice::with_geometry(geometry));
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
     let mut builder = Zswap::builder()
         .compressor(CODECS[usize::from(input.codec) % 4])
         .store_incompressible(input.keep_incompressible)
         .checksums(input.checksums)
         .pages(move || Ok(theirs.clone()))
+        .promotion(PROMOTIONS[usize::from(input.promotion) % PROMOTIONS.len()])
         .swap_device(device.clone());
     if let Some(limit) = input.limit_pages {
         builder = builder.max_pool_bytes(usize::from(limit.max(1)) * PAGE_SIZE);
     }
-    let store = builder.build().expect("built-in names");
+    let store = Arc::new(builder.build().expect("built-in names"));
+    let cleaner = input.cleaner.then(|| {
+        let policy = CleanerPolicy::default().free_percent(50).pause(Duration::from_micros(100));
+        store.clean_in_background(policy).expect("a device and a thread")
+    });
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let beside = (!input.beside.is_empty()).then(|| {
@@ -191,6 +209,7 @@ pub fn run(input: &Input) {
             std::panic::resume_unwind(panic);
         }
     });
+    drop(cleaner);
     drop(store);
     assert_eq!(pages.pages_out(), 0, "pages left out");
 }
@@ -203,13 +222,38 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Reasons for which the store may refuse a page. `writes` stays set; the others change with the
-/// operations.
+/// Reasons for which the store may refuse a page, a load or a flush. `page_requests` and `no_writeback` change with
+/// the operations; the others stay set.
 #[derive(Default)]
 struct Faults {
     page_requests: bool,
     writes: bool,
+    reads: bool,
+    flushes: bool,
     no_writeback: bool,
+}
+
+/// Returns whether the pages on the device may fill its segments so far that cleaning frees none.
+fn may_be_full(input: &Input, store: &Zswap) -> bool {
+    let (segments, segment_bytes, _) = DEVICES[usize::from(input.device) % DEVICES.len()];
+    let stats = store.stats();
+    // An object is as long as a page with a checksum and its place in the segment's list, or shorter. A segment has
+    // a place for each 128 bytes.
+    let most = PAGE_SIZE + 16 + 12;
+    // The call may have dropped the older page since. So may a page of another thread's call have been.
+    let alone = is_alone(input);
+    let dropped = if alone { 1 } else { 4 };
+    let weight = stats.device_live_bytes as usize + stats.device_pages * 128 + dropped * most;
+    // One segment is left for cleaning, which takes it; each thread has one in hand, and one may be freed by less.
+    let in_hand = if alone { 4 } else { 7 };
+    // Below this, all segments but one can take the objects of all. See `fullness.rs` of the torture test.
+    let full = (segment_bytes - most - segment_bytes / 64) / 16 * 15;
+    segments < 4 || weight > (segments as usize).saturating_sub(in_hand) * full
+}
+
+/// Returns whether one thread does everything.
+fn is_alone(input: &Input) -> bool {
+    input.beside.is_empty() && !input.cleaner
 }
 
 impl Faults {
@@ -223,9 +267,9 @@ impl Faults {
                 limited
                     && match reason {
                         LimitReason::NoDevice => self.no_writeback,
-                        // The slot of the page that was to be replaced may have been freed since.
-                        LimitReason::DeviceFull => store.stats().device_pages as u64 + 1 >= SLOTS,
-                        LimitReason::DeviceFailed => self.writes,
+                        LimitReason::DeviceFull => self.reads || may_be_full(input, store),
+                        // Cleaning reads, too.
+                        LimitReason::DeviceFailed => self.writes || self.reads,
                         _ => false,
                     }
             }
@@ -241,7 +285,7 @@ fn run_ops(
     device: &FaultySwapDevice,
     memory: &MemorySwapDevice,
 ) {
-    let alone = input.beside.is_empty();
+    let alone = is_alone(input);
     let mut faults = Faults::default();
     let mut model: BTreeMap<SwapEntry, Content> = BTreeMap::new();
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -269,7 +313,7 @@ fn run_ops(
                         }
                     }
                     // The entry and its page stay.
-                    (Some(_), Err(LoadError::Device { .. })) => {}
+                    (Some(_), Err(LoadError::Device { .. })) if faults.reads => {}
                     (None, Err(LoadError::NotFound { .. })) => {}
                     (_, other) => panic!("{other:?}"),
                 }
@@ -293,10 +337,37 @@ fn run_ops(
                 faults.writes = true;
                 device.fail_writes(u64::from(n), 2);
             }
-            Op::FailReads(n) => device.fail_reads(u64::from(n), 2),
+            Op::FailReads(n) => {
+                faults.reads = true;
+                device.fail_reads(u64::from(n), 2);
+            }
             Op::Writeback(on) => {
                 faults.no_writeback = !on;
                 store.set_writeback_enabled(on);
+            }
+            Op::Flush => match store.flush_device() {
+                Err(WritebackError::Flush { .. }) => {
+                    assert!(faults.flushes, "no flush was to fail")
+                }
+                flushed => flushed.expect("there is a device"),
+            },
+            Op::FailFlushes(n) => {
+                faults.flushes = true;
+                device.fail_flushes(u64::from(n), 2);
+            }
+            Op::LoadFromDevice(count) => {
+                run_mover(store, &Mover::Shrink(u8::MAX));
+                for (entry, content) in model.iter().take(usize::from(count)) {
+                    match store.load(*entry, &mut back) {
+                        Err(LoadError::Device { .. }) => {
+                            assert!(faults.reads, "no read was to fail")
+                        }
+                        loaded => {
+                            loaded.expect("it is there");
+                            assert!(back == page(*content), "another page came back");
+                        }
+                    }
+                }
             }
         }
         let stats = store.stats();
@@ -307,7 +378,7 @@ fn run_ops(
         }
         let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
         assert_eq!(objects + stats.device_pages, model.len() - filled);
-        assert_eq!(stats.device_pages, memory.pages());
+        assert_eq!(stats.device_segments, memory.segments());
         assert!(stats.pools[1..].iter().all(|pool| pool.objects > 0), "an empty pool stayed");
     }
     device.fail_reads(0, 0);
@@ -320,6 +391,7 @@ fn run_ops(
     assert_eq!((stats.stored_pages, stats.same_filled_pages), (0, 0));
     if alone {
         assert_eq!((stats.compressed_bytes, stats.stored_incompressible_pages), (0, 0));
-        assert_eq!((stats.pools.len(), stats.device_pages, memory.pages()), (1, 0, 0));
+        assert_eq!((stats.pools.len(), stats.device_pages, memory.segments()), (1, 0, 0));
+        assert_eq!(stats.device_live_bytes, 0);
     }
 }

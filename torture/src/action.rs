@@ -41,6 +41,8 @@ pub enum Action {
     Recompress,
     /// Write pages back.
     Shrink,
+    /// Flush the device.
+    FlushDevice,
     /// Compact the pools.
     Compact,
     /// Compact the pools while guards are held.
@@ -65,7 +67,7 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 27] = [
+    pub const ALL: [Action; 28] = [
         Action::Store,
         Action::TryReplace,
         Action::Load,
@@ -83,6 +85,7 @@ impl Action {
         Action::Migrate,
         Action::Recompress,
         Action::Shrink,
+        Action::FlushDevice,
         Action::Compact,
         Action::CompactGuarded,
         Action::Trim,
@@ -115,6 +118,7 @@ impl Action {
             Action::Migrate => "migrate",
             Action::Recompress => "recompress",
             Action::Shrink => "shrink",
+            Action::FlushDevice => "flush-device",
             Action::Compact => "compact",
             Action::CompactGuarded => "compact-with-guards",
             Action::Trim => "trim",
@@ -157,8 +161,8 @@ thread_local! {
     static MOVER: Cell<Option<Action>> = const { Cell::new(None) };
 }
 
-/// Runs `body` as a mover. If `body` compresses a page or writes it to the device while an operation
-/// on the page's key is under way, this counts as an overlap of `action`.
+/// Runs `body` as a mover. If `body` compresses a page while an operation on the page's key is under way, or
+/// writes a segment to the device while any operation on a key is, this counts as an overlap of `action`.
 pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
@@ -181,7 +185,8 @@ pub fn is_mover() -> bool {
 /// What counts as an overlap depends on the action:
 /// * an action on keys: another operation on one of its keys was under way;
 /// * an action on the whole store: operations on keys were under way;
-/// * a mover: it moved a page while an operation on the page's key was under way.
+/// * a mover: it moved a page while an operation on the page's key was under way, or a segment of pages while
+///   operations on keys were.
 #[derive(Debug, Default)]
 pub struct Tally {
     ran: [AtomicU64; Action::ALL.len()],
@@ -259,10 +264,18 @@ impl Marks {
     }
 
     /// Counts an overlap if this thread is a mover and an operation on the page's key is under way.
-    /// Called for each page that is compressed or written to the device.
+    /// Called for each page that is compressed.
     pub fn moves(&self, page: &[u8], tally: &Tally) {
         let Some(action) = MOVER.get() else { return };
         if crate::page::key_of(page).is_some_and(|key| self.is_busy(key)) {
+            tally.overlapped(action);
+        }
+    }
+
+    /// Counts an overlap if this thread is a mover and any operation on a key is under way. Called for each
+    /// segment that is written to the device: its pages are compressed and do not name their keys.
+    pub fn moves_some(&self, tally: &Tally) {
+        if let Some(action) = MOVER.get().filter(|_| self.under_way.load(Ordering::SeqCst) > 0) {
             tally.overlapped(action);
         }
     }
@@ -319,11 +332,15 @@ mod tests {
         let mut rng = zpool_base::sync::test_rng::Rng::new(1);
         crate::page::fill(&mut page, stamp, crate::page::Form::Text, 0, &mut rng);
         as_mover(Action::Shrink, || marks.moves(&page, &tally));
+        as_mover(Action::Shrink, || marks.moves_some(&tally));
         let _load = marks.begin(7, Action::Load, &tally);
         marks.moves(&page, &tally);
         assert_eq!(tally.of(Action::Shrink).1, 0);
         as_mover(Action::Shrink, || marks.moves(&page, &tally));
         assert_eq!(tally.of(Action::Shrink).1, 1);
+        marks.moves_some(&tally);
+        as_mover(Action::Shrink, || marks.moves_some(&tally));
+        assert_eq!(tally.of(Action::Shrink).1, 2);
         assert!(!is_mover());
     }
 }

@@ -4,9 +4,12 @@ use core::fmt;
 use core::time::Duration;
 
 use zpool_base::sync::test_rng::Rng;
+use zswap_core::Promotion;
+use zswap_core::device::Geometry;
 
 use crate::action::Action;
 use crate::device::Fault;
+use crate::fullness;
 
 const ZPOOLS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
 const CODECS: [&str; 9] = [
@@ -33,6 +36,8 @@ pub enum Device {
     Memory,
     /// A file.
     File,
+    /// A device of pages in memory.
+    Pages,
 }
 
 /// The configuration of a round.
@@ -64,8 +69,10 @@ pub struct Config {
     pub accept_percent: u8,
     /// Where pages are written back to.
     pub device: Device,
-    /// Slots on the device.
-    pub slots: u64,
+    /// The sizes of the device.
+    pub geometry: Geometry,
+    /// When pages come back from the device.
+    pub promotion: Promotion,
     /// The longest pause of the device.
     pub pause: Duration,
     /// Faults of the device, which are switched on and off.
@@ -113,7 +120,7 @@ impl Config {
                 Action::Contains => 1,
                 Action::StoreBatch | Action::LoadBatch => 1,
                 Action::Fork | Action::Area | Action::Background | Action::Writeback => 1,
-                Action::Entries | Action::Stats | Action::Trim => 1,
+                Action::Entries | Action::Stats | Action::Trim | Action::FlushDevice => 1,
                 _ => 4,
             };
             weights[action as usize] = usual * rng.below(4);
@@ -137,7 +144,7 @@ impl Config {
         let unavailable = Action::ALL.into_iter().filter(|action| !action.is_available());
         unavailable.for_each(&mut without);
         if !has_device {
-            let of_device = [Action::Shrink, Action::Writeback];
+            let of_device = [Action::Shrink, Action::FlushDevice, Action::Writeback];
             of_device.into_iter().for_each(&mut without);
         }
         if !has_device || !faulty {
@@ -158,10 +165,11 @@ impl Config {
         if keys > 1024 {
             [Action::Area, Action::Entries].into_iter().for_each(&mut without);
         }
-        let device = match (has_device, file) {
-            (false, _) => Device::None,
-            (true, false) => Device::Memory,
-            (true, true) => Device::File,
+        let device = match (has_device, rng.below(2) == 0, file) {
+            (false, ..) => Device::None,
+            (true, true, _) => Device::Pages,
+            (true, false, false) => Device::Memory,
+            (true, false, true) => Device::File,
         };
         let zpools = some_of(&ZPOOLS, 1 + rng.below(2), &mut rng);
         let least = if churn { 2 } else { 1 };
@@ -177,7 +185,7 @@ impl Config {
                 .into_iter()
                 .for_each(&mut without);
         }
-        let room = if rng.below(4) == 0 { keys / 2 + 1 } else { 2 * keys + 64 };
+        let geometry = draw_geometry(device, keys, &mut rng);
         Config {
             seed: rng.next(),
             keys,
@@ -195,13 +203,10 @@ impl Config {
             backend_panics: if backend_panics { 1 + rng.below(20) } else { 0 },
             accept_percent: [90, 90, 50, 100][rng.below(4)],
             device,
-            slots: room as u64,
+            geometry,
+            promotion: PROMOTIONS[rng.below(PROMOTIONS.len())],
             pause: Duration::from_micros(if slow { 100 + rng.below(900) as u64 } else { 0 }),
-            faults: if faulty {
-                some_of(&Fault::ALL, 1 + rng.below(3), &mut rng)
-            } else {
-                Vec::new()
-            },
+            faults: if faulty { draw_faults(&mut rng) } else { Vec::new() },
             page_faults,
             heap,
             engine,
@@ -225,6 +230,46 @@ impl Config {
     }
 }
 
+/// Draws faults of the device. Wrong bytes are among the faults more often than others: they matter only to loads of
+/// pages that are on the device.
+fn draw_faults(rng: &mut Rng) -> Vec<Fault> {
+    let mut faults = some_of(&Fault::ALL, 1 + rng.below(3), rng);
+    if !faults.contains(&Fault::Corrupt) && rng.below(2) == 0 {
+        faults.push(Fault::Corrupt);
+    }
+    faults
+}
+
+const PROMOTIONS: [Promotion; 3] = [Promotion::Never, Promotion::SecondLoad, Promotion::Always];
+
+/// Draws the sizes of a device. Half of the devices are just large enough that they may never be full, whatever
+/// the keys' pages are; so they must be cleaned, since segments with few live pages fill them soon. A quarter is
+/// full now and then, and the rest is too small.
+fn draw_geometry(device: Device, keys: usize, rng: &mut Rng) -> Geometry {
+    let segment_bytes = match device {
+        // 64 slots or more have segments of 16 pages, and fewer have smaller ones.
+        Device::Pages => 64 << 10,
+        _ => [8 << 10, 16 << 10, 64 << 10][rng.below(3)],
+    };
+    let block_bytes = match device {
+        Device::Pages => 4096,
+        _ => [1, 512, 4096][rng.below(3)],
+    };
+    let geometry = Geometry { segments: 0, segment_bytes, block_bytes };
+    let segments = match rng.below(4) {
+        0 | 1 => fullness::IN_HAND_OF_MANY + fullness::most_full(&geometry, keys) + rng.below(4),
+        2 => 4 + keys * 800 / segment_bytes + rng.below(8),
+        _ => 1 + rng.below(6),
+    };
+    if device == Device::Pages {
+        // The last slots may fill no segment.
+        let pages = segments * segment_bytes / 4096;
+        let pages = if segments < 4 { 2 + rng.below(pages) } else { pages + rng.below(16) };
+        return Geometry { block_bytes, ..Geometry::of_pages(pages as u64) };
+    }
+    Geometry { segments: segments as u64, ..geometry }
+}
+
 /// Draws `n` different elements of `all`, in random order.
 fn some_of<T: Copy>(all: &[T], n: usize, rng: &mut Rng) -> Vec<T> {
     let mut left = all.to_vec();
@@ -233,7 +278,8 @@ fn some_of<T: Copy>(all: &[T], n: usize, rng: &mut Rng) -> Vec<T> {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { keys, stride, slots, guards, pauses, whole, length, .. } = self;
+        let Config { keys, stride, guards, pauses, whole, length, .. } = self;
+        let Geometry { segments, segment_bytes, block_bytes } = self.geometry;
         write!(f, "keys={keys} stride={stride} zpools={}", self.zpools.join(","))?;
         let codecs: Vec<String> = self.codecs.iter().map(|spec| spec.replace('=', ":")).collect();
         write!(f, " codecs={}", codecs.join(","))?;
@@ -251,10 +297,16 @@ impl fmt::Display for Config {
                 write!(f, " {name}={often}")?;
             }
         }
-        match self.device {
-            Device::None => write!(f, " device=none")?,
-            Device::Memory => write!(f, " device=memory slots={slots}")?,
-            Device::File => write!(f, " device=file slots={slots}")?,
+        let device = match self.device {
+            Device::None => "none",
+            Device::Memory => "memory",
+            Device::File => "file",
+            Device::Pages => "pages",
+        };
+        write!(f, " device={device}")?;
+        if self.device != Device::None {
+            write!(f, " segments={segments} segment={}k block={block_bytes}", segment_bytes >> 10)?;
+            write!(f, " promotion={}", format!("{:?}", self.promotion).to_lowercase())?;
         }
         write!(f, " pause={}us", self.pause.as_micros())?;
         if !self.faults.is_empty() {
@@ -309,6 +361,24 @@ mod tests {
         for name in ["limit=", "unlimited", "device=none", "device=file", "faults=", "background"] {
             assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
         }
+        for name in [
+            "segment=8k",
+            "segment=16k",
+            "segment=64k",
+            "block=1 ",
+            "block=512",
+            "block=4096",
+            "promotion=never",
+            "promotion=secondload",
+            "promotion=always",
+            "corrupt",
+            "flush",
+        ] {
+            assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
+        }
+        let pages = all.iter().filter(|config| config.device == Device::Pages).count();
+        let any = all.iter().filter(|config| config.device != Device::None).count();
+        assert!((any / 3..any * 2 / 3).contains(&pages), "{pages} of {any}");
         for action in Action::ALL.into_iter().filter(|action| action.is_available()) {
             let with = all.iter().filter(|config| config.weights[action as usize] > 0).count();
             assert!(with >= 10, "{}: {with}", action.name());

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{
-    BatchError, BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Page, Recompress,
+    BatchError, BuildError, CleanerPolicy, CompactorPolicy, LoadError, PAGE_SIZE, Page, Recompress,
     ShrinkerPolicy, StoreError, SwapEntry, WritebackError,
 };
 
 use crate::action::{Action, as_mover};
 use crate::background::{Background, MOST_BACKGROUND};
+use crate::config::Device;
+use crate::device::loading;
 use crate::finding::{lock, take_panic};
 use crate::model::{Op, Outcome};
 use crate::page::{self, Form, Stamp};
@@ -122,6 +124,7 @@ impl<'r> Driver<'r> {
             Action::Migrate => self.migrate(),
             Action::Recompress => self.recompress(),
             Action::Shrink => self.shrink(),
+            Action::FlushDevice => self.flush_device(),
             Action::Compact => self.compact(),
             Action::CompactGuarded => {
                 let guards = self.round.guards.clone();
@@ -186,8 +189,18 @@ impl<'r> Driver<'r> {
         match rule {
             Some(rule) => self.round.run.count(rule),
             None => {
-                let what =
-                    format!("thread {}: {call}: no rule allows this error: {error:?}", self.me);
+                let stats = self.round.store.stats();
+                let written = self.round.device.as_ref().map(|device| device.written_segments());
+                let what = format!(
+                    "thread {}: {call}: no rule allows this error: {error:?}\non the device: {} pages, {} bytes \
+                     in {} segments; {written:?} are written; cleaning emptied {} and moved {} pages",
+                    self.me,
+                    stats.device_pages,
+                    stats.device_live_bytes,
+                    stats.device_segments,
+                    stats.device_cleaned_segments,
+                    stats.device_moved_pages,
+                );
                 self.round.run.findings.report("refused without a reason", what);
             }
         }
@@ -292,13 +305,29 @@ impl<'r> Driver<'r> {
         }
     }
 
+    /// Reports a finding if a load succeeded although the device gave it wrong bytes.
+    fn check_misled(
+        &self,
+        call: &str,
+        key: u32,
+        misled: bool,
+        result: Option<&Result<(), LoadError>>,
+    ) {
+        if misled && result == Some(&Ok(())) {
+            let what = format!("{call} of key {key} succeeded, and the device gave other bytes");
+            self.round.run.findings.report("wrong bytes of the device were believed", what);
+        }
+    }
+
     fn load_key(&mut self, key: u32) {
         let round = self.round;
         round.run.tally.ran(Action::Load);
         let mark = round.marks.begin(key, Action::Load, &round.run.tally);
         let start = self.begin();
         let page = &mut *self.page;
-        let result = catch(round, || round.store.load(round.entry(key), page));
+        let (result, misled) =
+            loading(|| catch(round, || round.store.load(round.entry(key), page)));
+        self.check_misled("load", key, misled, result.as_ref());
         let outcome = match result {
             None => Outcome::Unknown,
             Some(result) => self.loaded("load", key, start, result, &self.page),
@@ -318,7 +347,9 @@ impl<'r> Driver<'r> {
         let mark = round.marks.begin(key, Action::Take, &round.run.tally);
         let start = self.begin();
         let page = &mut *self.page;
-        let result = catch(round, || round.store.take(round.entry(key), page));
+        let (result, misled) =
+            loading(|| catch(round, || round.store.take(round.entry(key), page)));
+        self.check_misled("take", key, misled, result.as_ref());
         let outcome = match result {
             None => Outcome::MaybeDropped,
             Some(result) => self.loaded("take", key, start, result, &self.page),
@@ -407,13 +438,17 @@ impl<'r> Driver<'r> {
 
     fn load_batch(&mut self) {
         let (round, (keys, once)) = (self.round, self.keys_of_batch());
+        if round.config.device != Device::None && self.rng.below(4) == 0 {
+            // Then most of the pages are on the device.
+            self.shrink();
+        }
         round.run.tally.ran(Action::LoadBatch);
         let begin = |key: &u32| round.marks.begin(*key, Action::LoadBatch, &round.run.tally);
         let marks: Vec<_> = once.iter().map(begin).collect();
         let entries: Vec<SwapEntry> = keys.iter().map(|key| round.entry(*key)).collect();
         let start = self.begin();
         let pages = &mut self.batch[..keys.len()];
-        let results = catch(round, || round.store.load_batch(&entries, pages));
+        let (results, _) = loading(|| catch(round, || round.store.load_batch(&entries, pages)));
         let results = self.batch_done("load_batch", keys.len(), results).unwrap_or_default();
         for (at, (key, result)) in keys.iter().zip(results).enumerate() {
             let outcome = self.loaded("load_batch", *key, start, result, &self.batch[at]);
@@ -573,6 +608,16 @@ impl<'r> Driver<'r> {
         true
     }
 
+    fn flush_device(&mut self) -> bool {
+        let (round, start) = (self.round, self.begin());
+        if let Some(Err(error)) = self.guarded(|| round.store.flush_device()) {
+            // A device is flushed even while writeback is off.
+            let rule = round.facts(start).writeback(&error);
+            self.refused("flush_device", rule.filter(|rule| *rule != Rule::NoWriteback), &error);
+        }
+        true
+    }
+
     fn compact(&mut self) -> bool {
         let (round, start) = (self.round, self.begin());
         if let Some(Err(error)) = self.guarded(|| round.store.compact()) {
@@ -634,11 +679,16 @@ impl<'r> Driver<'r> {
     fn background(&mut self) -> bool {
         let round = self.round;
         if self.rng.below(2) == 0 {
-            self.stop_background();
+            // One at a time, so that those being stopped are at most as many as the threads.
+            let oldest = {
+                let mut all = lock(&round.background);
+                (!all.is_empty()).then(|| all.remove(0))
+            };
+            oldest.into_iter().for_each(|oldest| self.end_background(oldest));
             return true;
         }
         let pause = Duration::from_micros(200 + self.rng.below(3000) as u64);
-        let started = match self.rng.below(3) {
+        let started = match self.rng.below(4) {
             0 => {
                 let from = self.rng.below(100) as u8;
                 let policy =
@@ -652,6 +702,18 @@ impl<'r> Driver<'r> {
                 }
             }
             1 => {
+                let percent = self.rng.below(101) as u8;
+                let policy = CleanerPolicy::default().free_percent(percent).pause(pause);
+                match round.store.clean_in_background(policy) {
+                    Ok(cleaner) => Some(Background::Cleaner(cleaner)),
+                    Err(WritebackError::NoDevice) if round.device.is_none() => None,
+                    Err(error) => {
+                        self.refused("clean_in_background", None, &error);
+                        None
+                    }
+                }
+            }
+            2 => {
                 let policy = CompactorPolicy::default().time_percent(50).pause(pause);
                 round.store.compact_in_background(policy).ok().map(Background::Compactor)
             }
@@ -699,6 +761,11 @@ impl<'r> Driver<'r> {
             Background::Shrinker(shrinker) => {
                 if let Some(error) = shrinker.report().last_error {
                     self.refused("shrink_in_background", facts.writeback(&error), &error);
+                }
+            }
+            Background::Cleaner(cleaner) => {
+                if let Some(error) = cleaner.report().last_error {
+                    self.refused("clean_in_background", facts.writeback(&error), &error);
                 }
             }
             Background::Migration(migration) => {

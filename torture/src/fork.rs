@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of a call, and a function that makes it in the child and checks the store's answer.
 type Asked = (&'static str, fn(&Round<'_>, &mut [[u8; PAGE_SIZE]; 1]) -> bool);
 
-const ASKED: [Asked; 17] = [
+const ASKED: [Asked; 19] = [
     ("store", |round, [page]| {
         let entry = round.entry(0);
         matches!(round.store.store(entry, page), Err(StoreError::Forked { .. }))
@@ -43,6 +43,7 @@ const ASKED: [Asked; 17] = [
         round.store.load_batch(&[round.entry(0)], pages) == Err(BatchError::Forked)
     }),
     ("shrink", |round, _| round.store.shrink(1) == Err(WritebackError::Forked)),
+    ("flush_device", |round, _| round.store.flush_device() == Err(WritebackError::Forked)),
     ("migrate_pools", |round, _| round.store.migrate_pools(1) == Err(MigrateError::Forked)),
     ("recompress", |round, _| {
         round.store.recompress(&Recompress::new("zstd").max_pages(1)) == Err(MigrateError::Forked)
@@ -67,6 +68,10 @@ const ASKED: [Asked; 17] = [
     ("a thread of the store's own", |round, _| {
         let policy = zswap_core::ShrinkerPolicy::default();
         matches!(round.store.shrink_in_background(policy), Err(WritebackError::Forked))
+    }),
+    ("a cleaner of the store's own", |round, _| {
+        let policy = zswap_core::CleanerPolicy::default();
+        matches!(round.store.clean_in_background(policy), Err(WritebackError::Forked))
     }),
     ("a store of the child's own", |round, [page]| {
         let Ok(store) = Zswap::builder().build() else { return false };

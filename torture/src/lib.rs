@@ -11,7 +11,8 @@
 //! | `rules.rs` | which refusals are allowed, and why |
 //! | `action.rs` | how often each action ran, and how often it overlapped others |
 //! | `page.rs`, `clock.rs` | self-describing pages; the order of events |
-//! | `device.rs`, `codec.rs`, `guards.rs` | a device that fails, codecs that pause, objects that are read |
+//! | `device.rs`, `page_device.rs` | a device that fails and checks how it is used; one of pages below it |
+//! | `codec.rs`, `guards.rs` | codecs that pause, objects that are read |
 //! | `panics.rs` | ordered panics of codecs and backends |
 //! | `background.rs` | the store's background threads |
 //! | `fork.rs`, `finding.rs` | a child that drops the store; findings |
@@ -25,9 +26,11 @@ pub mod device;
 pub mod driver;
 pub mod finding;
 pub mod fork;
+pub mod fullness;
 pub mod guards;
 pub mod model;
 pub mod page;
+pub mod page_device;
 pub mod panics;
 pub mod play;
 pub mod round;

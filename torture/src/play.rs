@@ -10,6 +10,7 @@ use zpool_base::sync::test_rng::Rng;
 use crate::action::Action;
 use crate::driver::{Driver, Log};
 use crate::finding::{lock, take_panic};
+use crate::fullness;
 use crate::model::{self, Op, Violation};
 use crate::round::Round;
 use crate::rules::BACK_OFF;
@@ -77,8 +78,10 @@ impl Round<'_> {
         self.backend_panics.end();
         self.writeback.set(&self.store, true, &self.run.clock);
         while self.guards.close_one() {}
+        self.at_rest.store(true, Ordering::SeqCst);
         if let Some(device) = &self.device {
             device.set(&[]);
+            device.set_in_hand(fullness::IN_HAND_AT_REST);
             if !self.config.faults.is_empty() {
                 // From here on no rule allows a refusal because of a failed device.
                 thread::sleep(BACK_OFF + Duration::from_millis(5));
@@ -95,7 +98,13 @@ impl Round<'_> {
             ("compressed_bytes", stats.compressed_bytes),
             ("objects", objects),
             ("device_pages", stats.device_pages),
-            ("slots written", self.device.as_ref().map_or(0, |device| device.written_slots())),
+            ("device_segments", stats.device_segments),
+            ("device_live_bytes", usize::try_from(stats.device_live_bytes).unwrap_or(usize::MAX)),
+            (
+                "segments written",
+                self.device.as_ref().map_or(0, |device| device.written_segments()),
+            ),
+            ("slots written", self.pages.as_ref().map_or(0, |pages| pages.pages())),
             ("entries", self.store.entries().count()),
         ] {
             if left > 0 {

@@ -9,17 +9,19 @@ use compressors::{AcompEngine, CompressorError};
 use zpool_api::{PageError, PageProvider, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
-use zswap_core::device::{FileSwapDevice, MemorySwapDevice, SwapDevice};
+use zswap_core::device::{FileSwapDevice, MemorySwapDevice, PageDevice, SwapDevice};
 use zswap_core::{BuildError, SwapEntry, Zswap, ZswapBuilder};
 
 use crate::action::{Marks, Tally};
-use crate::background::{Background, MOST_BACKGROUND};
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::codec::{self, Watch};
 use crate::config::{Config, Device};
-use crate::device::TortureDevice;
+use crate::device::{Fault, Faults, TortureDevice};
 use crate::finding::{Findings, lock};
+use crate::fullness;
 use crate::guards::{self, Guards};
+use crate::page_device::TorturePages;
 use crate::panics::Panics;
 use crate::rules::{Facts, Rule, Start};
 
@@ -182,6 +184,10 @@ pub struct Round<'a> {
     pub store: Arc<Zswap>,
     /// The store's device.
     pub device: Option<Arc<TortureDevice>>,
+    /// The device of pages below it, if there is one.
+    pub pages: Option<Arc<TorturePages>>,
+    /// Set when all threads but one have ended.
+    pub at_rest: AtomicBool,
     /// Operations under way.
     pub marks: Arc<Marks>,
     /// Guards held on objects.
@@ -227,14 +233,22 @@ impl<'a> Round<'a> {
             tally: tally.clone(),
             pauses: config.pauses,
         };
-        let (mut file, mut device) = (None, None);
+        let (mut file, mut device, mut pages) = (None, None, None);
+        let faults = Arc::new(Faults::new(clock.clone()));
         let inner: Option<Arc<dyn SwapDevice>> = match config.device {
             Device::None => None,
-            Device::Memory => Some(Arc::new(MemorySwapDevice::new(config.slots))),
+            Device::Memory => Some(Arc::new(MemorySwapDevice::with_geometry(config.geometry))),
+            Device::Pages => {
+                let slots = config.geometry.bytes() / zswap_core::PAGE_SIZE as u64;
+                let made = TorturePages::new(slots, faults.clone(), findings.clone());
+                let made = Arc::new(made);
+                pages = Some(made.clone());
+                Some(Arc::new(PageDevice(made)))
+            }
             Device::File => {
                 let name = format!("zswap-torture-{}-{:x}", std::process::id(), config.seed);
                 let path = std::env::temp_dir().join(name);
-                let made = FileSwapDevice::create(&path, config.slots);
+                let made = FileSwapDevice::create_with_geometry(&path, config.geometry);
                 let made = made.map_err(|error| format!("{}: {error:?}", path.display()))?;
                 file = Some(Scratch(path));
                 Some(Arc::new(made))
@@ -244,8 +258,9 @@ impl<'a> Round<'a> {
             device = Some(Arc::new(TortureDevice::new(
                 inner,
                 config.pause,
-                in_hand(threads),
-                clock.clone(),
+                fullness::in_hand(threads),
+                config.faults.contains(&Fault::Corrupt),
+                faults,
                 marks.clone(),
                 tally.clone(),
                 findings.clone(),
@@ -253,7 +268,7 @@ impl<'a> Round<'a> {
         }
         let providers = Arc::new(Providers::default());
         let (made, heap, reported) = (providers.clone(), config.heap, findings.clone());
-        let pages =
+        let new_pages =
             move || -> Result<Arc<dyn PageProvider>, PageError> { Ok(made.make(heap, &reported)) };
         let zpools = guards::registry(&guards, &backend_panics);
         let zpools = zpools.map_err(|error| error.to_string())?;
@@ -262,11 +277,12 @@ impl<'a> Round<'a> {
             let mut builder = Zswap::builder()
                 .zpool_registry(zpools.clone())
                 .compressor_registry(codecs.clone())
-                .pages(pages.clone())
+                .pages(new_pages.clone())
                 .zpool(config.zpools[0])
                 .compressor(config.codecs[0])
                 .checksums(config.checksums)
                 .store_incompressible(!config.refuse_incompressible)
+                .promotion(config.promotion)
                 .accept_threshold_percent(config.accept_percent);
             if let Some(limit) = config.limit {
                 builder = builder.max_pool_bytes(limit);
@@ -320,6 +336,8 @@ impl<'a> Round<'a> {
             writeback: Writeback::default(),
             limits,
             device,
+            pages,
+            at_rest: AtomicBool::new(false),
             marks,
             guards,
             providers,
@@ -342,7 +360,14 @@ impl<'a> Round<'a> {
             backend: &self.backend_panics,
             writeback_was_off: self.writeback.was_off_since(start.stamp),
             highest: self.limits.highest(),
+            on_device: self.at_rest.load(Ordering::SeqCst).then(|| self.on_device()),
         }
+    }
+
+    /// Returns the number of pages on the device, and the bytes that they take there.
+    fn on_device(&self) -> (usize, usize) {
+        let stats = self.store.stats();
+        (stats.device_pages, usize::try_from(stats.device_live_bytes).unwrap_or(usize::MAX))
     }
 
     /// Returns the entry of a key. Even and odd keys are in different areas.
@@ -368,10 +393,4 @@ impl<'a> Round<'a> {
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst) || self.run.findings.any()
     }
-}
-
-/// The most slots that may be taken without holding a page: one for each thread, one for each
-/// background thread, one for each background thread that some thread is stopping, and one more.
-fn in_hand(threads: usize) -> usize {
-    2 * threads + MOST_BACKGROUND + 1
 }

@@ -13,7 +13,8 @@ use zswap_core::device::DeviceError;
 use zswap_core::{BuildError, LimitReason, LoadError, MigrateError, StoreError, WritebackError};
 
 use crate::config::{Config, Device};
-use crate::device::TortureDevice;
+use crate::device::{Failed, TortureDevice};
+use crate::fullness::{LEAST_WEIGHT, MOST_WEIGHT, full_weight, in_hand};
 use crate::page::Form;
 use crate::panics::Panics;
 
@@ -30,9 +31,10 @@ pub enum Rule {
     DoesNotGetSmaller,
     /// The limit is reached, and pages could not be written back at some moment of the call.
     LimitWithoutDevice,
-    /// The limit is reached, and all slots may have been taken at some moment of the call.
+    /// The limit is reached, and the device may have been full at some moment of the call.
     LimitWithFullDevice,
-    /// The limit is reached, and a write failed during the call or within [`BACK_OFF`] before it.
+    /// The limit is reached, and a write, or a read for cleaning, failed during the call or within [`BACK_OFF`]
+    /// before it.
     LimitWithFailedDevice,
     /// The limit is reached, and a codec or backend panicked during the call.
     LimitWithUnreadablePages,
@@ -46,11 +48,17 @@ pub enum Rule {
     DeviceFailedWrite,
     /// The device failed a read or panicked during the call.
     DeviceFailedRead,
+    /// The device gave wrong bytes during the call.
+    DeviceGaveWrongBytes,
+    /// The device failed a read for cleaning, or gave wrong bytes for it, during the call.
+    CleaningFailed,
+    /// The device failed a flush or panicked during the call.
+    DeviceFailedFlush,
     /// A codec panicked during the call.
     CodecPanicked,
     /// A backend panicked during the call.
     BackendPanicked,
-    /// All slots may have been taken at some moment of the call.
+    /// The device may have been full at some moment of the call, or said so.
     DeviceFull,
     /// Pages could not be written back at some moment of the call.
     NoWriteback,
@@ -60,7 +68,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 15] = [
+    pub const ALL: [Rule; 18] = [
         Rule::DoesNotGetSmaller,
         Rule::LimitWithoutDevice,
         Rule::LimitWithFullDevice,
@@ -71,6 +79,9 @@ impl Rule {
         Rule::PageRequestFailed,
         Rule::DeviceFailedWrite,
         Rule::DeviceFailedRead,
+        Rule::DeviceGaveWrongBytes,
+        Rule::CleaningFailed,
+        Rule::DeviceFailedFlush,
         Rule::CodecPanicked,
         Rule::BackendPanicked,
         Rule::DeviceFull,
@@ -107,6 +118,8 @@ pub struct Facts<'a> {
     pub writeback_was_off: bool,
     /// The highest limits of the round so far: on the pools and on everything.
     pub highest: (usize, usize),
+    /// If no other thread calls the store: the number of pages on the device, and the bytes that they take there.
+    pub on_device: Option<(usize, usize)>,
 }
 
 /// The most pools that a store can have at once.
@@ -132,13 +145,12 @@ impl Facts<'_> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {
             LimitReason::NoDevice => (self.no_writeback(), Rule::LimitWithoutDevice),
-            LimitReason::DeviceFull => {
-                (self.device(|device| device.was_full_since(stamp)), Rule::LimitWithFullDevice)
-            }
+            LimitReason::DeviceFull => (self.device_was_full(), Rule::LimitWithFullDevice),
             LimitReason::DeviceFailed => {
                 let before = self.start.at.checked_sub(BACK_OFF).unwrap_or(self.start.at);
+                let kinds = [Failed::Write, Failed::Clean, Failed::CorruptClean];
                 let failed = self.device(|device| {
-                    device.failed_a_write_since(stamp) || device.failed_a_write_after(before)
+                    device.failed_since(&kinds, stamp) || device.failed_after(&kinds, before)
                 });
                 (failed, Rule::LimitWithFailedDevice)
             }
@@ -149,6 +161,50 @@ impl Facts<'_> {
             _ => return None,
         };
         happened.then_some(rule)
+    }
+
+    /// Returns whether the device may have been full at some moment of the call, or said so.
+    fn device_was_full(&self) -> bool {
+        let (stamp, geometry) = (self.start.stamp, &self.config.geometry);
+        self.device(|device| {
+            if device.failed_since(&[Failed::Full], stamp) {
+                return true;
+            }
+            if !device.was_full_since(stamp) {
+                return false;
+            }
+            // Fewer than four segments are all used for pages, so nothing can be moved.
+            if geometry.segments < 4
+                || device.failed_since(&[Failed::Clean, Failed::CorruptClean], stamp)
+            {
+                return true;
+            }
+            let weight = match self.on_device {
+                // The call may have dropped the older page since.
+                Some((pages, bytes)) => bytes + pages * LEAST_WEIGHT + MOST_WEIGHT,
+                // A thread may have an object that is under no entry any more.
+                None => (self.config.keys + in_hand(self.threads)) * MOST_WEIGHT,
+            };
+            weight > device.fewest_written().saturating_sub(1) * full_weight(geometry)
+        })
+    }
+
+    /// Returns the rule that allows this error of the device in a call that writes pages back or cleans.
+    fn moving(&self, error: &DeviceError) -> Option<Rule> {
+        let (failed, rule) = match error {
+            DeviceError::Io { operation: "write", .. }
+            | DeviceError::Panicked { operation: "write", .. } => {
+                (Failed::Write, Rule::DeviceFailedWrite)
+            }
+            DeviceError::Io { operation: "read", .. }
+            | DeviceError::Panicked { operation: "read", .. } => {
+                (Failed::Clean, Rule::CleaningFailed)
+            }
+            DeviceError::Corrupt { .. } => (Failed::CorruptClean, Rule::CleaningFailed),
+            DeviceError::Full { .. } => (Failed::Full, Rule::DeviceFull),
+            _ => return None,
+        };
+        self.device(|device| device.failed_since(&[failed], self.start.stamp)).then_some(rule)
     }
 
     fn limit(&self, limit: usize, reason: LimitReason) -> Option<Rule> {
@@ -213,12 +269,20 @@ impl Facts<'_> {
     /// model.
     pub fn load(&self, error: &LoadError) -> Option<Rule> {
         match error {
-            LoadError::Device {
-                source: DeviceError::Io { .. } | DeviceError::Panicked { .. },
-                ..
-            } => self
-                .device(|device| device.failed_a_read_since(self.start.stamp))
-                .then_some(Rule::DeviceFailedRead),
+            LoadError::Device { source, .. } => {
+                let (failed, rule) = match source {
+                    DeviceError::Io { operation: "read", .. }
+                    | DeviceError::Panicked { operation: "read", .. } => {
+                        (Failed::Load, Rule::DeviceFailedRead)
+                    }
+                    DeviceError::Corrupt { .. } => {
+                        (Failed::CorruptLoad, Rule::DeviceGaveWrongBytes)
+                    }
+                    _ => return None,
+                };
+                let since = self.start.stamp;
+                self.device(|device| device.failed_since(&[failed], since)).then_some(rule)
+            }
             LoadError::Decompress { source, .. } => self.codec(source),
             LoadError::Pool { source: source @ ZpoolError::Panicked { .. }, .. } => {
                 self.pool(source)
@@ -231,13 +295,16 @@ impl Facts<'_> {
     pub fn writeback(&self, error: &WritebackError) -> Option<Rule> {
         match error {
             WritebackError::NoDevice => self.no_writeback().then_some(Rule::NoWriteback),
-            WritebackError::DeviceFull { slots } => {
-                let full = self.device(|device| device.was_full_since(self.start.stamp));
-                (full && *slots == self.config.slots).then_some(Rule::DeviceFull)
+            WritebackError::DeviceFull { segments } => {
+                let ours = *segments == self.config.geometry.segments;
+                (ours && self.device_was_full()).then_some(Rule::DeviceFull)
             }
-            WritebackError::Device { .. } => self
-                .device(|device| device.failed_a_write_since(self.start.stamp))
-                .then_some(Rule::DeviceFailedWrite),
+            WritebackError::Device { source, .. } | WritebackError::Cleaning { source } => {
+                self.moving(source)
+            }
+            WritebackError::Flush { .. } => self
+                .device(|device| device.failed_since(&[Failed::Flush], self.start.stamp))
+                .then_some(Rule::DeviceFailedFlush),
             WritebackError::Load(error) => self.load(error),
             _ => None,
         }
@@ -281,8 +348,10 @@ impl Facts<'_> {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::fullness::{IN_HAND_OF_MANY, most_full};
     use std::sync::Arc;
     use zswap_core::SwapEntry;
+    use zswap_core::device::Geometry;
 
     struct Case {
         config: Config,
@@ -296,7 +365,7 @@ mod tests {
                 limit: None,
                 beyond_empty: None,
                 device: Device::Memory,
-                slots: 99,
+                geometry: Geometry::of_pages(99),
                 codecs: vec!["lz4"],
                 refuse_incompressible: false,
                 page_faults: false,
@@ -317,6 +386,7 @@ mod tests {
                 threads: 2,
                 writeback_was_off: false,
                 highest: (1 << 20, 2 << 20),
+                on_device: None,
             }
         }
     }
@@ -353,7 +423,7 @@ mod tests {
         assert_eq!(facts.load(&LoadError::Pool { entry, source }), None);
         assert_eq!(facts.load(&LoadError::Reentrant { entry }), None);
         assert_eq!(facts.writeback(&WritebackError::NoDevice), None);
-        assert_eq!(facts.writeback(&WritebackError::DeviceFull { slots: 99 }), None);
+        assert_eq!(facts.writeback(&WritebackError::DeviceFull { segments: 6 }), None);
         assert_eq!(facts.writeback(&WritebackError::Panicked), None);
         assert_eq!(facts.build(&BuildError::TooManyPools { limit: 15 }), None);
         assert_eq!(facts.build(&BuildError::Panicked { what: "a backend" }), None);
@@ -399,5 +469,82 @@ mod tests {
         let panicked = Facts { backend: &case.all, ..facts };
         let source = ZpoolError::Panicked { backend: "zbud", operation: "free" };
         assert_eq!(panicked.load(&LoadError::Pool { entry, source }), Some(Rule::BackendPanicked));
+    }
+
+    /// A device of small segments, of which this many are written.
+    fn device(segments: u64, written: u64) -> TortureDevice {
+        use crate::action::Marks;
+        use crate::device::Faults;
+        use zswap_core::device::{MemorySwapDevice, SwapDevice};
+        let geometry = Geometry { segments, segment_bytes: 8192, block_bytes: 1 };
+        let inner = Arc::new(MemorySwapDevice::with_geometry(geometry));
+        let faults = Arc::new(Faults::new(Arc::new(Clock::default())));
+        let (marks, tally, findings) = (Arc::new(Marks::new(1)), Arc::default(), Arc::default());
+        let device = TortureDevice::new(
+            inner,
+            Duration::ZERO,
+            in_hand(2),
+            true,
+            faults,
+            marks,
+            tally,
+            findings,
+        );
+        (0..written).for_each(|segment| device.write_segment(segment, &[1]).unwrap());
+        device
+    }
+
+    #[test]
+    fn a_device_is_full_only_if_its_pages_can_fill_it() {
+        let full = |segments, written, keys, on_device| {
+            let case = Case::new(|config| {
+                config.geometry = Geometry { segments, segment_bytes: 8192, block_bytes: 1 };
+                config.keys = keys;
+            });
+            let device = device(segments, written);
+            let facts = Facts { device: Some(&device), on_device, ..case.facts() };
+            facts.writeback(&WritebackError::DeviceFull { segments })
+        };
+        assert_eq!(full(40, 40, 1000, None), Some(Rule::DeviceFull));
+        assert_eq!(full(40, 20, 1000, None), None, "segments are free");
+        assert_eq!(full(40, 40, 10, None), None, "a few pages do not fill it");
+        assert_eq!(full(40, 40, 1000, Some((10, 9000))), None, "few are there");
+        assert_eq!(full(40, 40, 1000, Some((40, 40 * 4112))), Some(Rule::DeviceFull));
+        assert_eq!(full(3, 3, 1, Some((1, 100))), Some(Rule::DeviceFull), "too few to clean");
+        let geometry = Geometry { segments: 0, segment_bytes: 8192, block_bytes: 1 };
+        let enough = (IN_HAND_OF_MANY + most_full(&geometry, 100)) as u64;
+        assert_eq!(full(enough, enough, 100, None), None);
+    }
+
+    #[test]
+    fn an_error_of_the_device_needs_a_failure_of_its_kind() {
+        use crate::device::{Fault, loading};
+        use zswap_core::device::SwapDevice;
+        let (case, device) = (Case::new(|_| {}), device(4, 1));
+        let facts = Facts { device: Some(&device), ..case.facts() };
+        let (entry, mut bytes) = (SwapEntry::new(0, 1).unwrap(), [0]);
+        device.set(&[Fault::Read]);
+        let source = device.read(0, 0, &mut bytes).unwrap_err();
+        let load = |source| facts.load(&LoadError::Device { entry, source });
+        let cleaning = |source| facts.writeback(&WritebackError::Cleaning { source });
+        let corrupt = DeviceError::Corrupt { segment: 0, offset: 0 };
+        assert_eq!(cleaning(source.clone()), Some(Rule::CleaningFailed));
+        assert_eq!(
+            [load(source.clone()), load(corrupt.clone()), cleaning(corrupt.clone())],
+            [None; 3]
+        );
+        let (read, _) = loading(|| device.read(0, 0, &mut bytes));
+        assert!(read.is_err() && load(source) == Some(Rule::DeviceFailedRead));
+        device.set(&[Fault::Corrupt]);
+        (0..100).for_each(|_| loading(|| device.read(0, 0, &mut bytes)).0.unwrap());
+        assert_eq!(load(corrupt.clone()), Some(Rule::DeviceGaveWrongBytes));
+        assert_eq!(cleaning(corrupt), None);
+        let missing = DeviceError::Missing { segment: 0 };
+        assert_eq!([load(missing.clone()), cleaning(missing.clone())], [None; 2]);
+        let flush = WritebackError::Flush { source: missing };
+        assert_eq!(facts.writeback(&flush), None);
+        device.set(&[Fault::Flush]);
+        assert!(device.flush().is_err());
+        assert_eq!(facts.writeback(&flush), Some(Rule::DeviceFailedFlush));
     }
 }

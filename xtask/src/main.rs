@@ -63,7 +63,7 @@ enum Job {
     Compare,
     /// Runs every example of every crate, and the tests in them. An example checks its own results.
     Examples,
-    /// Tests the feature `metrics`, which is off by default.
+    /// Tests the features `metrics` and `encrypt`, which are off by default.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
 use zpage::device::SwapDevice;
-use zpage::device_slots::Slots;
 use zpage::same_filled::Patterns;
+use zpage::segments::Segments;
 use zpage::{Codec, PAGE_SIZE, Recipe, RecipeError, builtin};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 use zpool_base::contained::{Contained, Panicked, contain};
@@ -128,7 +128,8 @@ impl ZramBuilder {
         self
     }
 
-    /// Sets the device for [`Zram::writeback`]. Default: none.
+    /// Sets the device for [`Zram::writeback`]. Default: none. The disk allocates memory for about three of the
+    /// device's segments, and, as it uses the segments, for a record of each. [`Zram::metadata_bytes`] counts it.
     pub fn backing_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
         self.device = Some(Contained::new(device));
         self
@@ -166,15 +167,16 @@ impl ZramBuilder {
         let default = self.recipe.default_compressor();
         let algorithm = self.algorithm.unwrap_or_else(|| default.to_owned());
         let specs = [algorithm].into_iter().chain(self.recompression);
-        let algorithms: Result<Box<[_]>, RecipeError> =
-            specs.map(|spec| Ok(Codec::new(self.recipe.compressor(&spec)?.compressor))).collect();
+        let algorithms: Result<Box<[_]>, RecipeError> = specs
+            .map(|spec| Ok(Arc::new(Codec::new(self.recipe.compressor(&spec)?.compressor))))
+            .collect();
         let algorithms = algorithms.map_err(BuildError::of_recipe)?;
         let zpool = self.recipe.zpool(&self.zpool, None).map_err(BuildError::of_recipe)?;
         let (tag, pool_page) = contain(|| (zpool.tag(), zpool.stats().page_size))
             .map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
         let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
             .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
-        let backing = self.device.as_deref().cloned().map(Slots::attach).transpose()?;
+        let backing = self.device.as_deref().cloned().map(Segments::attach).transpose()?;
         Ok(Zram {
             table,
             tag,

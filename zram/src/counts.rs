@@ -1,5 +1,6 @@
 //! A disk's counters.
 
+use zpage::segments::Figures;
 use zpool_base::counter::Counter;
 
 use crate::word::{Content, Word};
@@ -14,6 +15,7 @@ pub(crate) struct Counts {
     pub(crate) stored: Counter,
     pub(crate) same: Counter,
     pub(crate) huge: Counter,
+    pub(crate) on_device: Counter,
     pub(crate) huge_since: Counter,
     pub(crate) compacted: Counter,
     pub(crate) failed_reads: Counter,
@@ -22,6 +24,9 @@ pub(crate) struct Counts {
     pub(crate) notify_free: Counter,
     pub(crate) device_reads: Counter,
     pub(crate) device_writes: Counter,
+    /// What the device's own counts of bytes were when the disk was reset.
+    pub(crate) written_before: Counter,
+    pub(crate) read_before: Counter,
     pub(crate) mem_limit: Counter,
     pub(crate) mem_used_max: Counter,
     pub(crate) writeback_limit: Counter,
@@ -43,10 +48,12 @@ impl Counts {
             let content = word.content();
             let in_memory = matches!(content, Content::Object { .. } | Content::Same(_));
             let huge = matches!(content, Content::Object { huge: true, .. });
-            [in_memory, matches!(content, Content::Same(_)), huge]
+            let on_device = matches!(content, Content::OnDevice(_));
+            [in_memory, matches!(content, Content::Same(_)), huge, on_device]
         };
         let (before, after) = (kinds(old), kinds(new));
-        for (kind, counter) in [&self.stored, &self.same, &self.huge].into_iter().enumerate() {
+        let counters = [&self.stored, &self.same, &self.huge, &self.on_device];
+        for (kind, counter) in counters.into_iter().enumerate() {
             match (before[kind], after[kind]) {
                 (false, true) => counter.add(1),
                 (true, false) => _ = counter.sub(1),
@@ -89,9 +96,11 @@ impl Counts {
         self.writeback_limit.change(more);
     }
 
-    /// Sets the counters to zero. The limits stay. So do `stored`, `same` and `huge`, which change only with
-    /// the pages.
-    pub(crate) fn reset(&self) {
+    /// Sets the counters to zero. The limits stay. So do `stored`, `same`, `huge` and `on_device`, which
+    /// change only with the pages. `device` is what the device has counted so far.
+    pub(crate) fn reset(&self, device: &Figures) {
+        self.written_before.set(device.written_bytes);
+        self.read_before.set(device.read_bytes);
         let since = [
             &self.huge_since,
             &self.compacted,

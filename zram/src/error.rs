@@ -57,7 +57,7 @@ pub enum ZramError {
     /// The device failed.
     #[error("the device failed page {index}")]
     Device {
-        /// The page.
+        /// The page. If a segment could not be written: its first page.
         index: u64,
         /// The device's error.
         source: DeviceError,
@@ -74,11 +74,13 @@ pub enum ZramError {
     /// The disk has no device.
     #[error("nowhere to write pages to; build the disk with backing_device")]
     NoDevice,
-    /// Every slot of the device is taken.
-    #[error("all {slots} slots of the device are taken; discard pages, or use a larger device")]
+    /// No segment of the device is free, and cleaning frees none.
+    #[error(
+        "all {segments} segments of the device are full; discard pages, or use a larger device"
+    )]
     DeviceFull {
-        /// Slots of the device.
-        slots: u64,
+        /// Segments of the device.
+        segments: u64,
     },
     /// The disk does not have this algorithm for recompression, or has none at all.
     #[error("no algorithm {asked}; this disk recompresses with {known}")]

@@ -6,8 +6,8 @@ use crate::Zram;
 use crate::word::Content;
 
 impl Zram {
-    /// Marks as idle every page that has an object in the pool, and returns how many pages are idle now. A
-    /// read or write of a page removes its mark.
+    /// Marks as idle every page that has an object in the pool, and returns how many pages in the pool are idle
+    /// now. A read or write of a page removes its mark. A page that is written back keeps it.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -21,14 +21,13 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// Waits for the lock of each page that another thread writes in part, recompresses, writes back or reads
-    /// from the device.
+    /// Waits for the lock of each page that another thread writes in part or recompresses.
     pub fn mark_idle(&self) -> u64 {
         self.mark(|_| true)
     }
 
     /// Marks as idle the pages that have an object in the pool and were not read or written for at least
-    /// `age`. Returns how many pages are idle now, including those that were idle before. Only the whole
+    /// `age`. Returns how many pages in the pool are idle now, including those that were idle before. Only the whole
     /// seconds of `age` count. Marks no page if the disk was built without
     /// [`access_times`](crate::ZramBuilder::access_times).
     ///

@@ -35,11 +35,12 @@
 //!
 //! # Locks
 //! Each page has a slot, which is one word. A bit of the word is the slot's lock. A read, or a write of a
-//! whole page, holds the lock for a few instructions. But a read of a page on the device holds the lock while
-//! the device reads. Writes of a part of a page, recompression and writeback hold the lock while they sleep in
-//! the codec, the backend or the device. The order is: slot lock, then a compression context (`AcompCtx`),
-//! then the backend's locks. No thread waits for a slot's lock while it holds a context or another slot's
-//! lock.
+//! whole page, holds the lock for a few instructions, and so does writeback: it neither writes to the device nor
+//! waits under the lock. Writes of a part of a page and recompression hold the lock while they sleep in the codec
+//! and the backend, and a write of a part of a page that is on the device while the device reads. The order is:
+//! slot lock, then a compression context (`AcompCtx`), then the backend's locks. No thread waits for a slot's lock
+//! while it holds a context or another slot's lock, and none waits for the device to be cleaned while it holds a
+//! slot's lock.
 //!
 //! # Files
 //!
@@ -48,7 +49,8 @@
 //! | `word.rs`, `table.rs` | the 8 bytes of a slot; all slots, and their lock |
 //! | `page.rs` | writing, reading and discarding a page |
 //! | `range.rs` | the same for ranges of bytes |
-//! | `recompress.rs`, `writeback.rs`, `idle.rs` | making unused pages smaller, or moving them to a device |
+//! | `recompress.rs`, `idle.rs` | making unused pages smaller; which pages are unused |
+//! | `writeback.rs`, `outgoing.rs` | which pages move to the device; how they are packed, written and cleaned |
 //! | `counts.rs`, `stat.rs` | counters; statistics, in the kernel's order |
 //! | `builder.rs`, `error.rs` | building a disk; errors |
 
@@ -67,6 +69,7 @@ mod builder;
 mod counts;
 mod error;
 mod idle;
+mod outgoing;
 mod page;
 mod range;
 mod recompress;

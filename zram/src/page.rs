@@ -4,18 +4,21 @@
 //!   stores the bytes, with no slot locked. Then the slot is locked, its word is replaced, the slot is unlocked,
 //!   and the old content is freed. A write that fails changes nothing. A write of a part of a page keeps the slot
 //!   locked from the read of the old page until the word is replaced.
-//! * Read: the slot is locked, the object is pinned, the slot is unlocked, and the pinned bytes are
-//!   decompressed. If the page is on the device, the slot stays locked while the device reads.
+//! * Read: the slot is locked, the object is pinned, in the pool or on the device, the slot is unlocked, and the
+//!   pinned bytes are decompressed. Only a write of a part of a page, which keeps the slot locked throughout, reads
+//!   the device under the lock.
 //!
 //! The thread that takes a word out of its slot frees the word's content, exactly once. It holds no slot's lock
 //! while it does so.
 
 use core::fmt;
+use std::sync::Arc;
 
-use zpage::device_slots::Slots;
+use zpage::device::DeviceError;
 use zpage::same_filled::{Patterns, fill, pattern};
+use zpage::segments::{Address, LoadFault, Pinned, Segments};
 use zpage::{BuiltZpool, Codec, CodecFault, PAGE_SIZE, Page};
-use zpool_api::{BackendBits, Handle, PoolTag};
+use zpool_api::{Handle, PoolTag};
 use zpool_base::contained::contain;
 
 use crate::counts::Counts;
@@ -35,9 +38,9 @@ pub struct Zram {
     pub(crate) zpool: BuiltZpool,
     pub(crate) tag: PoolTag,
     pub(crate) pool_page: usize,
-    pub(crate) algorithms: Box<[Codec]>,
+    pub(crate) algorithms: Box<[Arc<Codec>]>,
     pub(crate) patterns: Patterns,
-    pub(crate) backing: Option<Slots>,
+    pub(crate) backing: Option<Segments>,
     pub(crate) counts: Counts,
 }
 
@@ -153,16 +156,23 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page of a locked slot, and unlocks the slot. If the slot holds an object, unlocks it as soon as
+    /// Reads the page of a locked slot, and unlocks the slot. If the slot names an object, unlocks it as soon as
     /// the object is pinned; otherwise after the read.
     fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
-        let Content::Object { bits, priority, huge } = slot.word().content() else {
-            return self.read_locked(index, &slot, page);
-        };
-        let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
-        drop(slot);
-        let object = object.map_err(|source| ZramError::Pool { index, source })?;
-        self.restore(index, &object, priority, huge, page)
+        match slot.word().content() {
+            Content::Object { bits, priority, huge } => {
+                let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
+                drop(slot);
+                let object = object.map_err(|source| ZramError::Pool { index, source })?;
+                self.restore(index, &object, priority, huge, page)
+            }
+            Content::OnDevice(at) => {
+                let object = self.pin(index, at);
+                drop(slot);
+                self.load(index, &object?, page)
+            }
+            Content::Empty | Content::Same(_) => self.read_locked(index, &slot, page),
+        }
     }
 
     /// Reads the page of a locked slot. The slot stays locked.
@@ -176,30 +186,31 @@ impl Zram {
             Content::Empty => page.fill(0),
             Content::Same(packed) => fill(page, self.patterns.unpack(packed)),
             Content::Object { bits, priority, huge } => {
-                self.read_object(index, bits, priority, huge, page)?;
+                let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
+                let object = object.map_err(|source| ZramError::Pool { index, source })?;
+                self.restore(index, &object, priority, huge, page)?;
             }
-            Content::OnDevice(slot) => {
-                self.device()
-                    .read(slot, page)
-                    .map_err(|source| ZramError::Device { index, source })?;
-                self.counts.device_reads.add(1);
-            }
+            Content::OnDevice(at) => self.load(index, &self.pin(index, at)?, page)?,
         }
         Ok(())
     }
 
-    /// Reads the page that is stored in an object.
-    pub(crate) fn read_object(
-        &self,
-        index: u64,
-        bits: BackendBits,
-        priority: usize,
-        huge: bool,
-        page: &mut Page,
-    ) -> Result<(), ZramError> {
-        let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
-        let object = object.map_err(|source| ZramError::Pool { index, source })?;
-        self.restore(index, &object, priority, huge, page)
+    /// Pins an object on the device. The caller holds the lock of the slot that names it.
+    fn pin(&self, index: u64, at: Address) -> Result<Pinned<'_>, ZramError> {
+        let forked = ZramError::Device { index, source: DeviceError::Forked };
+        self.segments().pin(at).ok_or(forked)
+    }
+
+    /// Reads the page of an object on the device.
+    fn load(&self, index: u64, object: &Pinned<'_>, page: &mut Page) -> Result<(), ZramError> {
+        let loaded = object.load(index, page);
+        if !matches!(loaded, Err(LoadFault::Device(_))) {
+            self.counts.device_reads.add(1);
+        }
+        loaded.map_err(|fault| match fault {
+            LoadFault::Device(source) => ZramError::Device { index, source },
+            LoadFault::Codec(fault) => fault_at(index, fault),
+        })
     }
 
     /// Decompresses an object into `page`, or copies it if it is a page that was stored uncompressed.
@@ -226,12 +237,12 @@ impl Zram {
         ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
     }
 
-    /// Returns the slots of the disk's device. Called only for a page on the device, so there is one.
+    /// Returns the segments of the disk's device. Called only for a page on the device, so there is one.
     #[expect(
         clippy::expect_used,
-        reason = "only writeback to the device makes words that name its slots"
+        reason = "only writeback to the device makes words that name its objects"
     )]
-    fn device(&self) -> &Slots {
+    fn segments(&self) -> &Segments {
         self.backing.as_ref().expect("a page is on a device, but the disk has no device")
     }
 
@@ -240,9 +251,7 @@ impl Zram {
         match word.content() {
             Content::Empty => {}
             Content::Same(packed) => self.patterns.release(packed),
-            Content::OnDevice(slot) => {
-                self.device().give_up(slot);
-            }
+            Content::OnDevice(at) => self.segments().give_up(at),
             Content::Object { bits, .. } => {
                 // No slot has this handle now, so this fails only if the backend is faulty. In that case
                 // nothing else could free the object.
@@ -262,7 +271,7 @@ pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
 
 impl Drop for Zram {
     fn drop(&mut self) {
-        // The device may outlive the disk, so `reset` gives up the slots that the disk took.
+        // The device may outlive the disk, so `reset` gives up the objects there, and their segments are discarded.
         self.reset();
     }
 }

@@ -59,8 +59,8 @@ impl Zram {
     /// from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page,
-    /// recompresses the page, writes it back or reads it from the device.
+    /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page or
+    /// recompresses the page.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ZramError> {
         let done = self.check(offset, bytes.len() as u64).and_then(|()| {
             for part in parts(offset, bytes.len() as u64) {
@@ -160,8 +160,8 @@ impl Zram {
     /// [`ZramError::OutOfRange`] if the range is not on the disk.
     ///
     /// # Blocking
-    /// Waits for the lock of each page that another thread writes in part, recompresses, writes back or reads
-    /// from the device. Blocks in the backend, and in the device if pages are on it.
+    /// Waits for the lock of each page that another thread writes in part or recompresses. Blocks in the backend,
+    /// and in the device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {
@@ -187,7 +187,7 @@ impl Zram {
         for index in self.table.made() {
             self.discard_page(index);
         }
-        self.counts.reset();
+        self.counts.reset(&self.device_figures());
     }
 
     /// Calls `each` for each part. Stops at the first error, counts it and returns it.

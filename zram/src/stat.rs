@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use zpage::device_slots::Slots;
-use zpage::{Codec, PAGE_SIZE};
+use zpage::PAGE_SIZE;
+use zpage::segments::{Figures, Segments};
 use zpool_api::ZpoolError;
 
 use crate::Zram;
@@ -48,7 +48,9 @@ pub struct IoStat {
     pub notify_free: u64,
 }
 
-/// Device statistics, as in the kernel's `bd_stat`. All fields count pages of 4096 bytes.
+/// Device statistics. The first three fields are those of the kernel's `bd_stat`: they count pages, whatever their
+/// compressed size. `Display` writes these three, as the kernel does. The fields `bd_bytes_*` and `bd_live_bytes`
+/// count compressed bytes, and the checksums, lists and gaps between objects with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct BdStat {
@@ -56,8 +58,17 @@ pub struct BdStat {
     pub bd_count: u64,
     /// Pages read from the device since the disk was built or reset.
     pub bd_reads: u64,
-    /// Pages written to the device since the disk was built or reset.
+    /// Pages that [`Zram::writeback`] moved to the device since the disk was built or reset.
     pub bd_writes: u64,
+    /// Bytes written to the device since the disk was built or reset: by writeback, by cleaning, which moves pages
+    /// together to free segments, and by writes that failed.
+    pub bd_bytes_written: u64,
+    /// Bytes read from the device since the disk was built or reset, to read pages. Reads by cleaning do not count.
+    pub bd_bytes_read: u64,
+    /// Bytes of the pages on the device, each with its checksum and rounded up to 16.
+    pub bd_live_bytes: u64,
+    /// Segments of the device that hold pages or are being written.
+    pub bd_segments: u64,
 }
 
 /// The state of a page, as in a line of the kernel's `block_state`.
@@ -73,14 +84,14 @@ pub struct BlockState {
     pub same: bool,
     /// Whether the page is on the device.
     pub written_back: bool,
-    /// Whether the page is stored uncompressed.
+    /// Whether the page is in memory and stored uncompressed.
     pub huge: bool,
-    /// Whether the page is marked idle.
+    /// Whether the page is marked idle. A page that is written back keeps its mark until it is read.
     pub idle: bool,
-    /// Whether the page is compressed with an algorithm other than the first.
+    /// Whether the page is in memory and compressed with an algorithm other than the first.
     pub recompressed: bool,
-    /// Whether recompression with the algorithm of the highest priority was tried and failed to make the page
-    /// smaller.
+    /// Whether the page is in memory, and recompression with the algorithm of the highest priority was tried and
+    /// failed to make the page smaller.
     pub incompressible: bool,
 }
 
@@ -164,13 +175,25 @@ impl Zram {
         }
     }
 
-    /// Returns the device statistics.
+    /// Returns the device statistics. Each field is correct at some moment of the call, but not all fields at the
+    /// same moment. While pages are being written back or cleaned, `bd_live_bytes` may count a page twice.
     pub fn bd_stat(&self) -> BdStat {
+        let (counts, figures) = (&self.counts, self.device_figures());
+        let since = |bytes: u64, before: u64| bytes.saturating_sub(before);
         BdStat {
-            bd_count: self.backing.as_ref().map_or(0, Slots::taken),
-            bd_reads: self.counts.device_reads.get(),
-            bd_writes: self.counts.device_writes.get(),
+            bd_count: counts.on_device.get(),
+            bd_reads: counts.device_reads.get(),
+            bd_writes: counts.device_writes.get(),
+            bd_bytes_written: since(figures.written_bytes, counts.written_before.get()),
+            bd_bytes_read: since(figures.read_bytes, counts.read_before.get()),
+            bd_live_bytes: figures.live_bytes,
+            bd_segments: figures.segments,
         }
+    }
+
+    /// Returns what the device holds and has counted since the disk was built; all zero without a device.
+    pub(crate) fn device_figures(&self) -> Figures {
+        self.backing.as_ref().map(Segments::figures).unwrap_or_default()
     }
 
     /// Returns the state of every page that is not empty, in the order of the pages.
@@ -185,8 +208,8 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// Each step of the iterator waits for the lock of a page if another thread writes the page in part,
-    /// recompresses it, writes it back or reads it from the device.
+    /// Each step of the iterator waits for the lock of a page if another thread writes the page in part or
+    /// recompresses it.
     pub fn block_state(&self) -> impl Iterator<Item = BlockState> {
         self.table.made().filter_map(|index| {
             let slot = self.table.lock(index)?;
@@ -207,9 +230,10 @@ impl Zram {
     }
 
     /// Returns the bytes of memory that the disk uses besides the pool's pages: the table, the patterns, the
-    /// records of the device's slots, and the backend's descriptors and slots.
+    /// records of the device's segments and the memory to write and clean them, and the backend's descriptors and
+    /// slots.
     pub fn metadata_bytes(&self) -> usize {
-        let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
+        let device = self.backing.as_ref().map_or(0, Segments::memory_bytes);
         let backend = self.zpool.stats().metadata_bytes;
         [self.table.memory_bytes(), self.patterns.memory_bytes(), device, backend]
             .into_iter()
@@ -219,7 +243,7 @@ impl Zram {
     /// Returns the bytes of the compression contexts made so far. Each algorithm has at most one context per CPU,
     /// whatever the number of pages.
     pub fn context_bytes(&self) -> usize {
-        self.algorithms.iter().map(Codec::memory_bytes).fold(0, usize::saturating_add)
+        self.algorithms.iter().map(|codec| codec.memory_bytes()).fold(0, usize::saturating_add)
     }
 
     /// Limits the bytes of the pool pages that hold objects. A write that would exceed the limit fails with

@@ -12,11 +12,15 @@
 //! | Empty | 0 |
 //! | Object | the backend's 52 bits of the handle; the handle's tag is the pool's |
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
-//! | `OnDevice` | the number of a slot of the device |
+//! | `OnDevice` | with the bits of `priority`: the address of the object on the device, 54 bits |
 //!
 //! `priority` is the priority of the algorithm that compressed the object. It means nothing if the object is
 //! `huge`, that is, stored uncompressed. `tried` is the highest priority that did not make the page smaller.
+//!
+//! Of a page's flags, a page on the device has only `idle`. The others say what memory the page takes, and whether
+//! recompression may help.
 
+use zpage::segments::Address;
 use zpool_api::BackendBits;
 
 const PAYLOAD: u64 = (1 << 52) - 1;
@@ -27,13 +31,15 @@ const TRIED_SHIFT: u32 = 57;
 const IDLE: u64 = 1 << 59;
 const INCOMPRESSIBLE: u64 = 1 << 60;
 
+const _: () = assert!(Address::BITS == KIND_SHIFT);
+
 /// What a slot holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Empty,
     Object { bits: BackendBits, priority: usize, huge: bool },
     Same(u64),
-    OnDevice(u32),
+    OnDevice(Address),
 }
 
 /// The value of a slot's word, without the lock's bits.
@@ -49,7 +55,7 @@ impl Word {
                 1 << KIND_SHIFT | flag | (priority as u64 & 3) << PRIORITY_SHIFT | bits.get()
             }
             Content::Same(packed) => 2 << KIND_SHIFT | packed & PAYLOAD,
-            Content::OnDevice(slot) => 3 << KIND_SHIFT | u64::from(slot),
+            Content::OnDevice(at) => 3 << KIND_SHIFT | at.bits(),
         })
     }
 
@@ -69,7 +75,7 @@ impl Word {
                 huge: self.is_huge(),
             },
             2 => Content::Same(self.0 & PAYLOAD),
-            3 => Content::OnDevice(self.0 as u32),
+            3 => Content::OnDevice(Address::from_bits(self.0)),
             _ => Content::Empty,
         }
     }
@@ -84,6 +90,11 @@ impl Word {
 
     pub(crate) fn idle(self, idle: bool) -> Self {
         Word(if idle { self.0 | IDLE } else { self.0 & !IDLE })
+    }
+
+    /// Returns the word of this page after it was moved to the device, or to another place there.
+    pub(crate) fn moved_to(self, at: Address) -> Self {
+        Word::new(Content::OnDevice(at)).idle(self.is_idle())
     }
 
     pub(crate) fn is_incompressible(self) -> bool {
@@ -116,8 +127,9 @@ mod tests {
             let objects = (0..4).flat_map(|priority| {
                 [false, true].map(|huge| Content::Object { bits, priority, huge })
             });
-            let others =
-                [Content::Empty, Content::Same(payload), Content::OnDevice(payload as u32)];
+            let places = (0..4).map(|codec| Address::from_bits(payload | codec << 52));
+            let others = [Content::Empty, Content::Same(payload)];
+            let others = others.into_iter().chain(places.map(Content::OnDevice));
             for content in objects.chain(others) {
                 let word = Word::new(content);
                 assert_eq!(word.raw() & (1 << 63 | LOCKED | WAITERS), 0, "{content:?}");
@@ -130,6 +142,12 @@ mod tests {
                 assert!(!marked.idle(false).is_idle());
                 assert_eq!(marked.idle(true).incompressible().with_tried(3), marked);
                 assert_eq!(marked.idle(false).idle(true), marked);
+                let at = Address::from_bits(!payload);
+                let expected = Word::new(Content::OnDevice(at));
+                assert_eq!(
+                    (word.moved_to(at), marked.moved_to(at)),
+                    (expected, expected.idle(true))
+                );
             }
         }
     }

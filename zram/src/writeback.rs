@@ -1,15 +1,17 @@
 //! Writes pages back to a device. From then on they are read from the device.
 //!
-//! The slot's lock is held throughout, so other threads find the page in one place, in memory or on the device.
+//! Objects go to the device as they are, without decompression, and are packed into segments (`outgoing.rs`). No
+//! slot is locked while the device writes, so a page in a segment that is being written can be read, written and
+//! discarded; it then stays where it was.
 
 use core::ops::Range;
 
-use zpage::PAGE_SIZE;
-use zpage::device::DeviceError;
+use zpool_api::Handle;
 
 use crate::Zram;
 use crate::error::ZramError;
-use crate::word::{Content, Word};
+use crate::outgoing::{Budget, Leaving, Writer};
+use crate::word::Content;
 
 /// Tells [`Zram::writeback`] which pages to write, and how many at most. Without a filter, it selects all pages
 /// that have an object.
@@ -82,7 +84,13 @@ pub struct WrittenBack {
 impl Zram {
     /// Writes the pages that `what` selects to the device, and frees their memory.
     ///
-    /// Stops at the first error. The page that failed is unchanged; the pages before it stay on the device.
+    /// Pages are written as they are compressed, and a page that is stored uncompressed with its 4096 bytes. Many
+    /// share a segment of the device, which is written with one call. The last segment may be written with few
+    /// pages. A page that is written, discarded or recompressed during that call stays in memory, and does not count
+    /// as written.
+    ///
+    /// Stops at the first error. The page that failed, and those that were to be written with it, are unchanged; the
+    /// pages before them are on the device.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -103,27 +111,24 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::NoDevice`] if the disk was built without
-    /// [`backing_device`](crate::ZramBuilder::backing_device); [`ZramError::DeviceFull`] if the device has no
-    /// free slot; [`ZramError::Device`], [`ZramError::Pool`] or [`ZramError::Codec`] if the device, the backend
-    /// or a codec fails; [`ZramError::Reentrant`] if called from inside a codec or backend.
+    /// * [`ZramError::NoDevice`] if the disk was built without
+    ///   [`backing_device`](crate::ZramBuilder::backing_device).
+    /// * [`ZramError::DeviceFull`] if no segment of the device is free and cleaning frees none.
+    /// * [`ZramError::Device`] if the device fails: with the first page of the segment that was to be written.
+    /// * [`ZramError::Pool`] if the backend fails.
     ///
     /// # Blocking
-    /// Sleeps in the codec and the device while it holds the lock of one page.
+    /// Blocks in the device with no page locked. Waits for the lock of each page that another thread writes in part
+    /// or recompresses, and for a thread that cleans the device.
     pub fn writeback(&self, what: &Writeback) -> Result<WrittenBack, ZramError> {
-        if self.backing.is_none() {
-            return Err(ZramError::NoDevice);
-        }
-        let mut done = WrittenBack::default();
-        if what.ranges.is_empty() {
-            self.write_back_all(self.table.made(), what, &mut done)?;
-        } else {
-            for range in &what.ranges {
-                let range = range.start..range.end.min(self.table.slots());
-                self.write_back_all(range, what, &mut done)?;
-            }
-        }
-        Ok(done)
+        let segments = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
+        let mut writer = Writer::new(self, segments);
+        let walked = self.write_back_all(what, &mut writer);
+        // The pages that were packed before an error are written, too.
+        let last = writer.write();
+        let budget_used_up = walked?;
+        last?;
+        Ok(WrittenBack { written: writer.written(), budget_used_up })
     }
 
     /// Sets how many more pages [`Zram::writeback`] may write, over all calls; `None` removes the limit.
@@ -144,58 +149,70 @@ impl Zram {
         self.counts.writeback_limit()
     }
 
-    fn write_back_all(
-        &self,
-        pages: impl Iterator<Item = u64>,
+    /// Packs the pages that `what` selects, and writes each segment that is full. Returns whether a budget was used
+    /// up.
+    fn write_back_all<'z>(
+        &'z self,
         what: &Writeback,
-        done: &mut WrittenBack,
-    ) -> Result<(), ZramError> {
-        for index in pages {
-            let within = what.max_pages.is_none_or(|most| done.written < most);
-            if !within || self.writeback_limit() == Some(0) {
-                done.budget_used_up = true;
-                break;
-            }
-            if self.write_back_page(index, what)? {
-                done.written += 1;
+        writer: &mut Writer<'z>,
+    ) -> Result<bool, ZramError> {
+        if what.ranges.is_empty() {
+            return self.write_back_each(self.table.made(), what, writer);
+        }
+        for range in &what.ranges {
+            let range = range.start..range.end.min(self.table.slots());
+            if self.write_back_each(range, what, writer)? {
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
-    fn write_back_page(&self, index: u64, what: &Writeback) -> Result<bool, ZramError> {
-        let slots = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
-        let Some(slot) = self.table.lock(index) else { return Ok(false) };
-        let word = slot.word();
-        let Content::Object { bits, priority, huge } = word.content() else { return Ok(false) };
+    fn write_back_each<'z>(
+        &'z self,
+        pages: impl Iterator<Item = u64>,
+        what: &Writeback,
+        writer: &mut Writer<'z>,
+    ) -> Result<bool, ZramError> {
+        let is_used_up = |writer: &Writer<'_>| {
+            what.max_pages.is_some_and(|most| writer.taken() >= most)
+                || self.writeback_limit() == Some(0)
+        };
+        for index in pages {
+            if is_used_up(writer) {
+                // Pages that do not arrive are given back to the budgets.
+                writer.write()?;
+                if is_used_up(writer) {
+                    return Ok(true);
+                }
+            }
+            // Ranges may overlap.
+            if what.ranges.len() > 1 && writer.holds(index) {
+                continue;
+            }
+            if let Some(page) = self.leave(index, what)? {
+                writer.add(page)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Pins the object of a page. Returns `None` if the page is not selected or has no object, or if the budget is
+    /// used up.
+    fn leave(&self, index: u64, what: &Writeback) -> Result<Option<Leaving<'_>>, ZramError> {
+        let Some(slot) = self.table.lock(index) else { return Ok(None) };
+        let (word, content) = (slot.word(), slot.word().content());
+        let Content::Object { bits, priority, huge } = content else { return Ok(None) };
         let left_out = what.idle && !word.is_idle()
             || what.huge && !huge
             || what.incompressible && !word.is_incompressible();
-        if left_out || !self.counts.take_writeback() {
-            return Ok(false);
+        if left_out {
+            return Ok(None);
         }
-        // If the page is not written, dropping this gives it back to the budget.
-        let budget = Budget(self);
-        let mut page = [0; PAGE_SIZE];
-        self.read_object(index, bits, priority, huge, &mut page)?;
-        let to = slots.take().map_err(|source| match source {
-            DeviceError::Full { slots } => ZramError::DeviceFull { slots },
-            source => ZramError::Device { index, source },
-        })?;
-        to.write(&page).map_err(|source| ZramError::Device { index, source })?;
-        let new = Word::new(Content::OnDevice(to.keep()));
-        core::mem::forget(budget);
-        self.counts.device_writes.add(1);
-        self.exchange(slot, new);
-        Ok(true)
-    }
-}
-
-/// One page of the disk's writeback budget. Dropping this gives the page back to the budget, also in a panic.
-struct Budget<'a>(&'a Zram);
-
-impl Drop for Budget<'_> {
-    fn drop(&mut self) {
-        self.0.counts.give_writeback_back();
+        let Some(budget) = Budget::take(self) else { return Ok(None) };
+        let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
+        drop(slot);
+        let object = object.map_err(|source| ZramError::Pool { index, source })?;
+        Ok(Some(Leaving { index, content, priority, object, budget }))
     }
 }

@@ -12,9 +12,10 @@ mod common;
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::{Rig, at, check, marked, rig, settle};
+use common::{Rig, at, check, marked, rig, rig_of, settle};
 use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
+use zram::device::DeviceError;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
 /// Returns a disk with three pages of each kind (compressed, huge, same-filled, on the device), and the content
@@ -57,7 +58,8 @@ fn everything(rig: &Rig) -> Vec<Result<(), ZramError>> {
 fn a_codec_that_fails_changes_nothing() {
     let (rig, pages) = filled();
     rig.moods.fails.store(true, SeqCst);
-    let results = everything(&rig);
+    let mut results = everything(&rig);
+    assert_eq!(results.pop(), Some(Ok(())), "writeback needs no codec");
     assert!(results.iter().all(|r| matches!(r, Err(ZramError::Codec { .. }))), "{results:?}");
     let mut back = [0; PAGE_SIZE];
     assert!(matches!(rig.disk.read(at(1), &mut back), Err(ZramError::Codec { index: 1, .. })));
@@ -71,7 +73,8 @@ fn a_codec_that_fails_changes_nothing() {
 fn a_codec_that_panics_leaves_every_slot_unlocked_and_as_it_was() {
     let (rig, pages) = filled();
     rig.moods.panics.store(true, SeqCst);
-    let results = everything(&rig);
+    let mut results = everything(&rig);
+    assert_eq!(results.pop(), Some(Ok(())), "writeback needs no codec");
     let panicked = |result: &Result<(), ZramError>| {
         let panicked =
             |source: &CompressorError| matches!(source, CompressorError::Panicked { .. });
@@ -124,17 +127,8 @@ fn memory_that_runs_out_at_any_step_changes_nothing() {
 }
 
 #[test]
-fn a_device_that_fails_keeps_the_page_where_it_was() {
+fn a_device_that_cannot_be_read_keeps_the_page() {
     let (rig, pages) = filled();
-    // Two pages are written, the third fails. The third is not lost, and is given back to the budget.
-    rig.disk.set_writeback_limit(Some(10));
-    rig.device.fail_writes(2, 1);
-    let error = rig.disk.writeback(&Writeback::new()).unwrap_err();
-    assert!(matches!(error, ZramError::Device { index: 2, .. }), "{error}");
-    assert_eq!((rig.disk.bd_stat().bd_count, rig.disk.bd_stat().bd_writes), (5, 5));
-    assert_eq!((rig.memory.pages(), rig.disk.writeback_limit()), (5, Some(8)));
-    all_read(&rig, &pages);
-
     rig.device.fail_reads(0, 2);
     let mut back = [0; PAGE_SIZE];
     let error = rig.disk.read(at(9), &mut back).unwrap_err();
@@ -151,15 +145,68 @@ fn a_device_that_fails_keeps_the_page_where_it_was() {
 }
 
 #[test]
-fn a_full_device_is_said_and_a_slot_is_free_again_when_its_page_is_written() {
-    let rig = common::rig(100);
-    (0..70).for_each(|n| rig.disk.write(at(n), &marked(n, 900)[..]).unwrap());
+fn a_write_that_fails_leaves_its_pages_in_memory_and_the_budget_whole() {
+    for panics in [false, true] {
+        let (rig, pages) = filled();
+        rig.disk.set_writeback_limit(Some(10));
+        let error = rig.gate.in_write(
+            || {
+                let done = rig.disk.writeback(&Writeback::new());
+                rig.gate.write_panics.store(false, SeqCst);
+                done.unwrap_err()
+            },
+            || {
+                assert_eq!(rig.disk.writeback_limit(), Some(4), "six pages are being written");
+                assert_eq!(rig.disk.mark_idle(), 6);
+                match panics {
+                    true => rig.gate.write_panics.store(true, SeqCst),
+                    false => rig.device.fail_writes(0, 1),
+                }
+            },
+        );
+        let ZramError::Device { index: 0, source } = error else { panic!("{error}") };
+        assert_eq!(matches!(source, DeviceError::Panicked { .. }), panics, "{source}");
+        let stat = rig.disk.bd_stat();
+        assert_eq!((stat.bd_count, stat.bd_writes, stat.bd_segments), (3, 3, 1));
+        assert_eq!((rig.memory.segments(), rig.disk.writeback_limit()), (1, Some(10)));
+        assert_eq!(rig.disk.block_state().filter(|page| page.idle).count(), 6);
+        all_read(&rig, &pages);
+        assert_eq!(rig.disk.writeback(&Writeback::new()).unwrap().written, 6);
+        all_read(&rig, &pages);
+        settle(rig);
+    }
+}
+
+#[test]
+fn an_error_leaves_the_segments_before_it_on_the_device() {
+    // A segment has room for five of these pages.
+    let rig = rig_of(20, 16, 8192);
+    (0..20).for_each(|n| rig.disk.write(at(n), &marked(n, 900)[..]).unwrap());
+    rig.disk.set_writeback_limit(Some(100));
+    rig.device.fail_writes(2, 1);
     let error = rig.disk.writeback(&Writeback::new()).unwrap_err();
-    assert_eq!(error, ZramError::DeviceFull { slots: 64 });
-    rig.disk.write(at(5), &marked(500, 900)[..]).unwrap();
-    assert_eq!(rig.disk.writeback(&Writeback::new().max_pages(1)).unwrap().written, 1);
-    assert!(rig.disk.writeback(&Writeback::new()).is_err());
-    check(&rig.disk, 5, &marked(500, 900));
-    check(&rig.disk, 69, &marked(69, 900));
+    assert!(matches!(error, ZramError::Device { index: 10, .. }), "{error}");
+    assert_eq!((rig.disk.bd_stat().bd_count, rig.disk.bd_stat().bd_writes), (10, 10));
+    assert_eq!((rig.memory.segments(), rig.disk.writeback_limit()), (2, Some(90)));
+    (0..20).for_each(|n| check(&rig.disk, n, &marked(n, 900)));
+    settle(rig);
+}
+
+#[test]
+fn a_full_device_is_said_and_serves_again_when_pages_leave_it() {
+    // Three segments of 15 uncompressed pages each, and one for cleaning.
+    let rig = rig_of(60, 4, 1 << 16);
+    let page = |n| marked(n, PAGE_SIZE);
+    assert_eq!(rig.disk.writeback(&Writeback::new()).unwrap().written, 0);
+    (0..50).for_each(|n| rig.disk.write(at(n), &page(n)[..]).unwrap());
+    let full = Err(ZramError::DeviceFull { segments: 4 });
+    assert_eq!(rig.disk.writeback(&Writeback::new()), full);
+    assert_eq!(rig.disk.bd_stat().bd_count, 45);
+    assert_eq!(rig.disk.writeback(&Writeback::new().pages(0..45)).unwrap().written, 0);
+    (0..45).step_by(3).for_each(|n| rig.disk.write(at(n), &page(n + 100)[..]).unwrap());
+    assert_eq!(rig.disk.writeback(&Writeback::new().max_pages(10)).unwrap().written, 10);
+    for n in 0..50 {
+        check(&rig.disk, n, &page(if n < 45 && n % 3 == 0 { n + 100 } else { n }));
+    }
     settle(rig);
 }

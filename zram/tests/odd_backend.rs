@@ -10,18 +10,18 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
-use common::{at, check, marked};
+use common::{at, check, marked, rig_with, settle};
 use zpage::builtin;
 use zpage::device::MemorySwapDevice;
 use zpool_api::{
-    Handle, ObjRead, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError,
-    ZpoolStats,
+    BackendBits, Handle, ObjRead, ObjSink, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps,
+    ZpoolConfig, ZpoolError, ZpoolStats,
 };
 use zpool_pages::HeapPages;
-use zram::{BuildError, Writeback, Zram, ZramBuilder};
+use zram::{BuildError, PAGE_SIZE, Writeback, Zram, ZramBuilder, ZramError};
 
 const CALM: u8 = 0;
 const TAG: u8 = 1;
@@ -30,6 +30,11 @@ const TOTAL_PAGES: u8 = 3;
 const FREE: u8 = 4;
 /// The mood in which the backend reports impossible figures.
 const LIES: u8 = 5;
+/// The moods in which a page that ends with `BAD` cannot be read, or comes back with another length.
+const UNREADABLE: u8 = 6;
+const EMPTY: u8 = 7;
+const LONG: u8 = 8;
+const BAD: u8 = 0xEE;
 
 /// Wraps a backend. Its mood says which of its calls panics, or that it reports impossible figures.
 #[derive(Debug)]
@@ -61,7 +66,16 @@ impl Zpool for Odd {
         Ok(())
     }
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
-        self.0.obj_read_begin(handle)
+        let object = self.0.obj_read_begin(handle)?;
+        if object.last() != Some(&BAD) {
+            return Ok(object);
+        }
+        match self.1.load(SeqCst) {
+            UNREADABLE => Err(ZpoolError::Unsupported { backend: "odd", operation: "read" }),
+            EMPTY => Ok(ObjRead::from_owner(Arc::new([0; 0]), 0)),
+            LONG => Ok(ObjRead::from_owner(Arc::new([1; 5000]), 5000)),
+            _ => Ok(object),
+        }
     }
     fn total_pages(&self) -> usize {
         self.may_panic(TOTAL_PAGES);
@@ -132,5 +146,111 @@ fn a_disk_whose_backend_panics_when_it_frees_is_dropped_whole() {
     // Overwriting a page frees its old object.
     disk.write(0, &marked(9, 2000)[..]).unwrap();
     drop(disk);
-    assert_eq!((inner.stats().objects, device.pages()), (0, 0));
+    assert_eq!((inner.stats().objects, device.segments()), (0, 0));
+}
+
+#[test]
+fn a_page_that_the_backend_cannot_read_ends_writeback_after_the_pages_before_it() {
+    for strange in [UNREADABLE, EMPTY, LONG] {
+        let device = Arc::new(MemorySwapDevice::new(256));
+        let (disk, mood, _) = odd(CALM);
+        let disk = disk.backing_device(device.clone()).build().unwrap();
+        let page = |n| {
+            let mut page = marked(n, 2000);
+            page[PAGE_SIZE - 1] = if n == 3 { BAD } else { 1 };
+            page
+        };
+        (0..6).for_each(|n| disk.write(at(n), &page(n)[..]).unwrap());
+        disk.set_writeback_limit(Some(10));
+        mood.store(strange, SeqCst);
+        let error = disk.writeback(&Writeback::new()).unwrap_err();
+        assert!(matches!(error, ZramError::Pool { index: 3, .. }), "{error}");
+        assert_eq!((disk.bd_stat().bd_count, disk.writeback_limit()), (3, Some(7)), "{strange}");
+        mood.store(CALM, SeqCst);
+        assert_eq!(disk.writeback(&Writeback::new()).unwrap().written, 3);
+        (0..6).for_each(|n| check(&disk, n, &page(n)));
+    }
+}
+
+/// A backend whose handles recur at once: the next object takes the place of the last that was freed, unless that one
+/// is pinned.
+#[derive(Debug)]
+struct Recurring {
+    tag: PoolTag,
+    /// The objects by their handles, and whether each is allocated.
+    places: Mutex<Vec<(Arc<Vec<u8>>, bool)>>,
+}
+
+impl ObjSink for Recurring {
+    fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        let mut places = self.places.lock().unwrap();
+        let free =
+            |(held, allocated): &(Arc<Vec<u8>>, bool)| !*allocated && Arc::strong_count(held) == 1;
+        let at = places.iter().position(free).unwrap_or(places.len());
+        let object = (Arc::new(bytes.to_vec()), true);
+        match places.get_mut(at) {
+            Some(place) => *place = object,
+            None => places.push(object),
+        }
+        Ok(Handle::new(self.tag, BackendBits::truncate(at as u64)))
+    }
+}
+
+impl Zpool for Recurring {
+    fn name(&self) -> &'static str {
+        "recurring"
+    }
+    fn tag(&self) -> PoolTag {
+        self.tag
+    }
+    fn caps(&self) -> ZpoolCaps {
+        ZpoolCaps::new(PAGE_SIZE)
+    }
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        ObjWrite::buffered(size, self)
+    }
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.places.lock().unwrap()[handle.backend_bits().get() as usize].1 = false;
+        Ok(())
+    }
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        let held = self.places.lock().unwrap()[handle.backend_bits().get() as usize].0.clone();
+        let len = held.len();
+        Ok(ObjRead::from_owner(held, len))
+    }
+    fn total_pages(&self) -> usize {
+        0
+    }
+    fn stats(&self) -> ZpoolStats {
+        let mut stats = ZpoolStats::default();
+        stats.page_size = PAGE_SIZE;
+        stats
+    }
+}
+
+#[test]
+fn a_handle_that_recurs_during_the_write_is_not_taken_for_the_old_page() {
+    let mut registry = Registry::new();
+    let build = |_: &ZpoolConfig| -> Result<Arc<dyn Zpool>, ZpoolError> {
+        Ok(Arc::new(Recurring { tag: PoolTag::next(), places: Mutex::default() }))
+    };
+    registry.register("recurring", build).unwrap();
+    let rig = rig_with(4, |builder| builder.zpool_registry(registry).zpool("recurring"));
+    let disk = &rig.disk;
+    disk.write(at(0), &marked(0, 900)[..]).unwrap();
+    let done = rig.gate.in_write(
+        || disk.writeback(&Writeback::new()).unwrap(),
+        || {
+            // Each write allocates before the old object is freed, so two handles take turns.
+            for n in 1..=2 {
+                disk.write(at(0), &marked(n, 900)[..]).unwrap();
+                check(disk, 0, &marked(n, 900));
+            }
+        },
+    );
+    assert_eq!((done.written, disk.bd_stat().bd_count), (0, 0));
+    check(disk, 0, &marked(2, 900));
+    assert_eq!(disk.writeback(&Writeback::new()).unwrap().written, 1);
+    check(disk, 0, &marked(2, 900));
+    settle(rig);
 }

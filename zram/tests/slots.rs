@@ -14,7 +14,7 @@ use core::time::Duration;
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::{Rig, at, check, marked, rig, rig_with, settle};
-use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
+use zram::{BdStat, BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
 /// Returns the number and the flags of each page that is not empty.
 fn flags(disk: &Zram) -> String {
@@ -72,10 +72,11 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
 #[test]
 fn a_slot_takes_eight_bytes_and_twelve_with_access_times() {
     let bytes = |times: bool| {
-        let rig = rig_with(1 << 20, |builder| builder.access_times(times));
-        let empty = rig.disk.metadata_bytes();
-        (0..1024).for_each(|n| rig.disk.write(at(n), &[3; PAGE_SIZE]).unwrap());
-        (empty, rig.disk.metadata_bytes() - empty)
+        let disk = Zram::builder().disksize(at(1 << 20)).zpool("zbud").algorithm("null");
+        let disk = disk.access_times(times).build().unwrap();
+        let empty = disk.metadata_bytes();
+        (0..1024).for_each(|n| disk.write(at(n), &[3; PAGE_SIZE]).unwrap());
+        (empty, disk.metadata_bytes() - empty)
     };
     let (empty, without) = bytes(false);
     assert!(empty < (1 << 20) / 10, "{empty}");
@@ -266,6 +267,12 @@ fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     }
     check(disk, 5, &marked(5, PAGE_SIZE));
     assert_eq!(disk.bd_stat().to_string(), "4 3 4");
+    // Each object has a checksum of 4 bytes. The pages were written by three calls.
+    let stat = disk.bd_stat();
+    let objects = [2 * (1600 + 16), 2 * (4096 + 16)].iter().sum::<u64>();
+    assert_eq!((stat.bd_live_bytes, stat.bd_segments), (objects, 3));
+    assert_eq!(stat.bd_bytes_written, rig.memory.bytes() as u64);
+    assert_eq!(stat.bd_bytes_read, 2 * (1600 + 4) + 4096 + 4);
     // Writes a part of a page that is on the device.
     disk.write(at(1) + 10, &[9; 5]).unwrap();
     let mut page = marked(1, 1000);
@@ -282,6 +289,13 @@ fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     assert_eq!(written(&Writeback::new()), 2);
     assert_eq!(disk.mm_stat().orig_data_size, at(1), "the pattern");
     check(disk, 0, &marked(0, 1000));
+    disk.reset();
+    assert_eq!(disk.bd_stat(), BdStat::default());
+    disk.write(at(0), &marked(0, 1000)[..]).unwrap();
+    assert_eq!(written(&Writeback::new()), 1);
+    check(disk, 0, &marked(0, 1000));
+    let stat = disk.bd_stat();
+    assert_eq!((stat.bd_bytes_written, stat.bd_bytes_read), (1616 + 12 + 4, 1604));
 
     let none = Zram::builder().disksize(4096).algorithm("null").build().unwrap();
     assert_eq!(none.writeback(&Writeback::new()), Err(ZramError::NoDevice));

@@ -139,9 +139,10 @@ pub(crate) struct Compare {
     pub(crate) switch: bool,
 
     /// Also fill a store of the first pair. Its pool is limited to N MiB, and it writes the rest back
-    /// to FILE. The file is created for its owner alone and deleted afterwards; an existing file must
-    /// be empty, and is emptied again
-    #[arg(long, value_name = "FILE", requires = "max_pool_mib", conflicts_with = "json")]
+    /// to FILE; report what was written and read, and how long a load from FILE takes. The file is
+    /// created for its owner alone and deleted afterwards; an existing file must be empty, and is
+    /// emptied again
+    #[arg(long, value_name = "FILE", requires = "max_pool_mib")]
     pub(crate) backing: Option<PathBuf>,
 
     /// Limit of the pool in the store of --backing, in MiB

@@ -17,7 +17,7 @@ use crate::plot;
 use crate::process::{self, Facts, Sample};
 use crate::progress::Progress;
 use crate::report::{self, Heading};
-use crate::trial::{self, Outcome};
+use crate::trial::{self, Backing, Outcome};
 use crate::verdict::Verdict;
 
 /// The most threads that a run may have: more than anyone needs, and few enough for any system.
@@ -68,25 +68,50 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         plot::write(path, &format!("{} ({} pages)", heading.origin, heading.pages), &figures)?;
     }
     let form = if args.json { Form::Json } else { Form::Table(Look::of_stdout(args.color)) };
-    let mut verified = finish(&heading, &figures, form, &mut io::stdout().lock())?;
-    for outcome in trials(args, &set, &named)? {
-        let text = format!("\n{}", Look::of_stdout(args.color).paragraph(&outcome.text));
-        write_report(&mut io::stdout().lock(), &text)?;
-        verified &= outcome.verified;
+    let out = &mut io::stdout().lock();
+    let mut verified = true;
+    match form {
+        // One array holds everything, so the trial comes before the report.
+        Form::Json => {
+            let backing = backing(args, &set, &named, heading.clock_ns)?;
+            verified &= backing.as_ref().is_none_or(|backing| backing.fault.is_none());
+            verified &= finish(&heading, &figures, form, backing.as_ref(), out)?;
+        }
+        Form::Table(look) => {
+            verified &= finish(&heading, &figures, form, None, out)?;
+            for outcome in trials(args, &set, &named, heading.clock_ns)? {
+                write_report(out, &format!("\n{}", look.paragraph(&outcome.text)))?;
+                verified &= outcome.verified;
+            }
+        }
     }
     Ok(verified)
 }
 
 /// Runs the trials that were requested in addition to the comparison.
-fn trials(args: &Compare, set: &PageSet, pairs: &[(String, String)]) -> Result<Vec<Outcome>> {
+fn trials(
+    args: &Compare,
+    set: &PageSet,
+    pairs: &[(String, String)],
+    clock_ns: f64,
+) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     if args.switch {
         outcomes.push(trial::switch(set, pairs, args.threads)?);
     }
-    if let (Some(path), Some(mib)) = (&args.backing, args.max_pool_mib) {
-        outcomes.push(trial::backing(set, &pairs[0], path, mib as usize * 1048576)?);
-    }
+    outcomes.extend(backing(args, set, pairs, clock_ns)?.map(|backing| backing.outcome()));
     Ok(outcomes)
+}
+
+/// Runs the trial of `--backing` with the first pair, if it was requested.
+fn backing(
+    args: &Compare,
+    set: &PageSet,
+    pairs: &[(String, String)],
+    clock_ns: f64,
+) -> Result<Option<Backing>> {
+    let (Some(path), Some(mib)) = (&args.backing, args.max_pool_mib) else { return Ok(None) };
+    trial::backing(set, &pairs[0], path, mib as usize * 1048576, clock_ns).map(Some)
 }
 
 /// Returns the pages to measure and, for a sample, its facts.
@@ -116,16 +141,18 @@ enum Form {
     Table(Look),
 }
 
-/// Writes the report. Returns whether every page came back equal.
+/// Writes the report. Only the JSON contains `backing`. Returns whether every page of the comparison came
+/// back equal.
 fn finish(
     heading: &Heading,
     figures: &[Figures],
     form: Form,
+    backing: Option<&Backing>,
     out: &mut impl Write,
 ) -> Result<bool> {
     let verdict = Verdict::of(figures, heading.rounds, heading.threads);
     let text = match form {
-        Form::Json => report::json::render(heading, figures, &verdict),
+        Form::Json => report::json::render(heading, figures, &verdict, backing),
         Form::Table(look) => report::table::render(heading, figures, &verdict, look),
     };
     write_report(out, &text)?;
@@ -178,11 +205,11 @@ mod tests {
         let (heading, figures) = (examples::heading(), examples::figures());
         for form in [Form::Table(Look::PLAIN), Form::Json] {
             let mut out = Vec::new();
-            assert!(!finish(&heading, &figures, form, &mut out).unwrap());
+            assert!(!finish(&heading, &figures, form, None, &mut out).unwrap());
             let report = String::from_utf8(out).unwrap();
             assert!(report.contains("own:k=v"), "{report}");
             assert_eq!(report.starts_with('['), matches!(form, Form::Json));
-            assert!(finish(&heading, &figures[..1], form, &mut Vec::new()).unwrap());
+            assert!(finish(&heading, &figures[..1], form, None, &mut Vec::new()).unwrap());
         }
     }
 

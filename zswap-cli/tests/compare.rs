@@ -416,6 +416,35 @@ fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Str
     reader.join().unwrap()
 }
 
+#[test]
+fn a_store_with_a_device_tells_what_was_written_and_read() {
+    let folder = Folder::new("device");
+    let file = folder.0.join("backing").into_os_string().into_string().unwrap();
+    // Pages that are only copied take 2 MiB, so half of them go to the device.
+    let args = ["--zpool", "zsmalloc", "--compressor", "null,lz4", "--rounds", "1"];
+    let args = [&args[..], &["--backing", &file, "--max-pool-mib", "1"]].concat();
+    let text = compare(&args);
+    assert_eq!(status(&text), 0, "{}", String::from_utf8_lossy(&text.stderr));
+    let words = String::from_utf8_lossy(&text.stdout);
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["every page equal", "were written to the file", "A load from the file took"] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
+    let pairs = report(&compare(&[&args[..], &["--json"]].concat()));
+    let (first, other) = (&pairs[0], &pairs[1]);
+    let number = |key: &str| first[key].as_u64().unwrap();
+    let pages = number("written_back_pages");
+    assert!(pages > 0 && number("device_bytes_written") >= pages * PAGE as u64, "{first}");
+    assert!(number("device_bytes_read") >= PAGE as u64, "{first}");
+    assert!((1.0..1.3).contains(&first["write_amplification"].as_f64().unwrap()), "{first}");
+    for part in ["mean", "p50", "p99"] {
+        assert!(first["device_load_ns"][part].as_f64().unwrap() > 0.0, "{first}");
+        assert!(other["device_load_ns"][part].is_null(), "{other}");
+    }
+    assert!(first["device_fault"].is_null() && other["device_bytes_written"].is_null());
+    assert!(!Path::new(&file).exists());
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_sets_the_width_and_gets_colours_and_a_bar() {

@@ -64,8 +64,8 @@ impl Level {
     }
 
     /// Does the work that is due after each reading. Under pressure, moves pages to the dense pool or to the
-    /// file. Pages are not moved back when the pressure falls: they stay readable, and a page gets into the
-    /// fast pool when it is stored again.
+    /// file. When the pressure falls, no page is moved back at once. A page of the dense pool gets into the fast
+    /// pool when it is stored again, and so does a page of the file, or when it is loaded twice within a while.
     fn work(self, store: &Zswap) -> Result<()> {
         if self >= Level::Tight {
             // Move only some of the pages at a time, to leave the processors to other threads.
@@ -131,11 +131,12 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
             .map(|pool| format!("{} in {}/{}", pool.objects, pool.zpool, pool.compressor))
             .collect();
         println!(
-            "{percent:5.2} %  {:8}  {:5.2} MiB  pages: {}, {} in the file",
+            "{percent:5.2} %  {:8}  {:5.2} MiB  pages: {}, {} in the file, {:.2} MiB",
             format!("{next:?}"),
             stats.pool_total_size as f64 / (1 << 20) as f64,
             pools.join(", "),
-            stats.device_pages
+            stats.device_pages,
+            stats.device_live_bytes as f64 / (1 << 20) as f64
         );
     }
     Ok(levels)

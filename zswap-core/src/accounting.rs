@@ -3,7 +3,7 @@
 use crate::Zswap;
 use crate::error::BuildError;
 use crate::stats::{PoolStats, ZswapStats};
-use zpage::device_slots::Slots;
+use zpage::segments::Segments;
 
 impl Zswap {
     /// Changes the limit on the bytes of the pool pages that hold objects; `None` removes the limit. If more
@@ -57,9 +57,9 @@ impl Zswap {
         Ok(())
     }
 
-    /// Returns the bytes of the store's tables: index, patterns, device slots, notes of recompression, counters.
+    /// Returns the bytes of the store's tables: index, patterns, device segments, notes of recompression, counters.
     fn table_bytes(&self) -> usize {
-        let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
+        let device = self.backing.as_ref().map_or(0, Segments::memory_bytes);
         let own = self.index.memory_bytes()
             + self.patterns.memory_bytes()
             + self.tried.memory_bytes()
@@ -74,10 +74,11 @@ impl Zswap {
         let pools = self.pools.all().map(|pool| {
             let figures = pool.stats();
             let cached = figures.cached_pages.saturating_mul(figures.page_size);
-            [figures.metadata_bytes, cached, pool.context_bytes()]
+            [figures.metadata_bytes, cached, pool.spare_bytes()]
         });
         // A user's backend or codec may report any number, so the sums must not overflow, here and below.
-        pools.flatten().fold(self.table_bytes(), usize::saturating_add)
+        let own = self.table_bytes().saturating_add(self.recipe.codecs.context_bytes());
+        pools.flatten().fold(own, usize::saturating_add)
     }
 
     /// Returns a snapshot of the counters and of the memory in use. In a child after `fork`, all figures are
@@ -86,10 +87,19 @@ impl Zswap {
         if !self.is_here() {
             return ZswapStats::default();
         }
+        let device = self.backing.as_ref().map(Segments::figures).unwrap_or_default();
         let mut stats = ZswapStats {
             stored_pages: self.len(),
             metadata_bytes: self.table_bytes(),
-            device_pages: self.backing.as_ref().map_or(0, |slots| slots.taken() as usize),
+            context_bytes: self.recipe.codecs.context_bytes(),
+            device_pages: device.objects as usize,
+            device_segments: device.segments as usize,
+            device_live_bytes: device.live_bytes,
+            device_bytes_written: device.written_bytes,
+            device_new_bytes: device.new_bytes,
+            device_bytes_read: device.read_bytes,
+            device_cleaned_segments: device.cleaned_segments,
+            device_moved_pages: device.moved_objects,
             ..self.counters.stats()
         };
         for pool in self.pools.all() {
@@ -98,7 +108,7 @@ impl Zswap {
                 (&mut stats.pool_total_size, figures.pool_bytes()),
                 (&mut stats.compressed_bytes, figures.object_bytes),
                 (&mut stats.metadata_bytes, figures.metadata_bytes),
-                (&mut stats.context_bytes, pool.context_bytes()),
+                (&mut stats.context_bytes, pool.spare_bytes()),
             ] {
                 *sum = sum.saturating_add(of_pool);
             }

@@ -19,13 +19,14 @@ use std::sync::Arc;
 use compressors::{AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorError};
 use zpool_base::unwind::dropped;
 
-use crate::entry::word::Content;
+use crate::entry::word::{Content, Word};
 use crate::error::{BatchError, LoadError, StoreError};
 use crate::pool::pools::PoolRef;
 use crate::pool::spares::Spare;
 use crate::pool::{Fault, Pool};
 use crate::refusal::Refusal;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use zpage::segments::Wanted;
 use zpage::{Codec, cpu, same_filled};
 use zpool_base::contained::contain;
 
@@ -166,6 +167,17 @@ impl Drop for Batch<'_> {
 struct Out<'a> {
     pool: PoolRef<'a>,
     /// The checksum that was noted when the page was stored, if any.
+    sum: Option<u32>,
+}
+
+/// A page on the device that is loaded together with others.
+type OnDevice<'a> = Wanted<'a, Noted>;
+
+/// What was noted about such a page when its object was pinned.
+struct Noted {
+    /// The page's number in the batch.
+    tag: usize,
+    word: Word,
     sum: Option<u32>,
 }
 
@@ -342,7 +354,8 @@ impl Zswap {
     /// `Ok`, and the page's result holds the error.
     ///
     /// # Blocking
-    /// Waits until all pages are loaded. Waits for each page as [`Zswap::load`] does. Copies each page once.
+    /// Waits until all pages are loaded. Waits for each page as [`Zswap::load`] does. Copies each page once. Pages
+    /// that are near each other on the device share a read of it.
     pub fn load_batch(
         &self,
         entries: &[SwapEntry],
@@ -357,6 +370,7 @@ impl Zswap {
         }
         let mut out: Vec<Option<Out<'_>>> = list(pages.len())?;
         let mut results = list(pages.len())?;
+        let mut on_device = Vec::new();
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             results.extend(entries.iter().zip(pages).map(|(entry, page)| self.load(*entry, page)));
             return Ok(results);
@@ -385,14 +399,16 @@ impl Zswap {
                     finish(next, &mut out, pages, &mut results);
                 }
             }
-            let (request, result) = match self.begin_load(&mut batch, *entry, &mut pages[tag], tag)
-            {
+            let page = &mut pages[tag];
+            let begun = self.begin_load(&mut batch, *entry, page, tag, &mut on_device);
+            let (request, result) = match begun {
                 Ok(request) => (request, Ok(())),
                 Err(error) => (None, Err(error)),
             };
             out.push(request);
             results.push(result);
         }
+        self.load_all_from_device(on_device, entries, pages, &mut results);
         while let Some(next) = batch.next() {
             finish(next, &mut out, pages, &mut results);
         }
@@ -404,15 +420,18 @@ impl Zswap {
         Ok(results)
     }
 
-    /// Loads the page itself and returns `None`, if the page needs no request; otherwise submits a request
-    /// and returns its pool and checksum.
-    fn begin_load(
-        &self,
+    /// If the page needs no request, loads it and returns `None`; if it is on the device, only adds it to
+    /// `on_device`. Otherwise submits a request and returns its pool and checksum.
+    fn begin_load<'s>(
+        &'s self,
         batch: &mut Batch<'_>,
         entry: SwapEntry,
         page: &mut Page,
         tag: usize,
-    ) -> Result<Option<Out<'_>>, LoadError> {
+        on_device: &mut Vec<OnDevice<'s>>,
+    ) -> Result<Option<Out<'s>>, LoadError> {
+        // Reserved with no lock held. Without memory, the page is loaded by itself.
+        let has_room = self.backing.is_some() && on_device.try_reserve(1).is_ok();
         let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
         let word = locked.word();
         match word.content() {
@@ -422,6 +441,14 @@ impl Zswap {
                 locked.replace(word.referenced());
                 drop(locked);
                 same_filled::fill(page, pattern);
+                Ok(None)
+            }
+            Content::OnDevice(at) if has_room => {
+                let object = self.segments().pin(at).ok_or(LoadError::Forked { entry })?;
+                locked.replace(self.seen_on_device(word));
+                let note = Noted { tag, word, sum: locked.sum() };
+                drop(locked);
+                on_device.push(Wanted { key: entry.key(), object, note });
                 Ok(None)
             }
             Content::OnDevice(_) => {
@@ -447,5 +474,27 @@ impl Zswap {
                 })
             }
         }
+    }
+
+    /// Loads pages from the device, in the order of their places there.
+    fn load_all_from_device(
+        &self,
+        mut on_device: Vec<OnDevice<'_>>,
+        entries: &[SwapEntry],
+        pages: &mut [Page],
+        results: &mut [Result<(), LoadError>],
+    ) {
+        let Some(segments) = self.backing.as_ref() else { return };
+        segments.read_merged(&mut on_device, |wanted, bytes| {
+            let &Noted { tag, word, sum } = &wanted.note;
+            let (entry, page) = (entries[tag], &mut pages[tag]);
+            results[tag] = match bytes {
+                Ok(bytes) => self.restore_from_device(entry, &wanted.object, bytes, page, sum),
+                Err(source) => Err(LoadError::Device { entry, source }),
+            };
+            if results[tag].is_ok() {
+                self.promote_if_wanted(entry, word, page);
+            }
+        });
     }
 }

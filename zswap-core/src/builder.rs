@@ -10,11 +10,13 @@ use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
+use crate::moves::promotion::Promotion;
+use crate::pool::kept_codecs::KeptCodecs;
 use crate::pool::recipe::PoolRecipe;
 use crate::store::Settings;
 use crate::{Zswap, batch};
 use zpage::device::SwapDevice;
-use zpage::device_slots::Slots;
+use zpage::segments::Segments;
 use zpage::{Recipe, builtin};
 use zpool_base::contained::Contained;
 
@@ -38,7 +40,10 @@ pub struct ZswapBuilder {
     max_bytes: Option<usize>,
     accept_threshold_percent: u8,
     device: Option<Contained<Arc<dyn SwapDevice>>>,
+    #[cfg(feature = "encrypt")]
+    encrypt: bool,
     writeback_enabled: bool,
+    promotion: Promotion,
     acomp: Contained<Arc<dyn Acomp>>,
     #[cfg(feature = "metrics")]
     metrics: Option<String>,
@@ -56,7 +61,10 @@ impl ZswapBuilder {
             max_bytes: None,
             accept_threshold_percent: 100,
             device: None,
+            #[cfg(feature = "encrypt")]
+            encrypt: false,
             writeback_enabled: true,
+            promotion: Promotion::default(),
             acomp: Contained::new(Arc::new(Scomp)),
             #[cfg(feature = "metrics")]
             metrics: None,
@@ -184,6 +192,28 @@ impl ZswapBuilder {
         self
     }
 
+    /// Sets when a page that is loaded from the device comes back into a pool. Default:
+    /// [`Promotion::SecondLoad`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::device::MemorySwapDevice;
+    /// use zswap_core::{Promotion, SwapEntry, Zswap};
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(1000));
+    /// let store = Zswap::builder().swap_device(device).promotion(Promotion::Always).build()?;
+    /// let (entry, mut page) = (SwapEntry::new(0, 1)?, core::array::from_fn(|i| (i % 251) as u8));
+    /// store.store(entry, &page)?;
+    /// store.shrink(1)?;
+    /// store.load(entry, &mut page)?;
+    /// assert_eq!((store.stats().promoted_pages, store.stats().device_pages), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn promotion(mut self, promotion: Promotion) -> Self {
+        self.promotion = promotion;
+        self
+    }
+
     /// Sets the device to write pages back to. Default: none.
     ///
     /// ```
@@ -200,6 +230,52 @@ impl ZswapBuilder {
     /// ```
     pub fn swap_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
         self.device = Some(Contained::new(device));
+        self
+    }
+
+    /// Sets whether the store encrypts what it writes to the device. Default: no. Without a device this has no
+    /// effect.
+    ///
+    /// What is written back is memory, with its secrets. With this setting, somebody who reads the device's
+    /// storage learns no page and no entry. Somebody who changes it, or puts back what was there earlier, makes
+    /// loads fail with [`DeviceError::Corrupt`](crate::device::DeviceError::Corrupt). The key is random,
+    /// belongs to this store and is never written. So nobody can read what the store leaves on the device when it
+    /// is dropped. [`Segments::attach_encrypted`] says where the key is kept and which cipher is
+    /// used.
+    ///
+    /// # What it does not hide
+    /// * On the device: which bytes of which segments are written, read and discarded, and when; and so how long
+    ///   compressed pages are. A length says something about what its page holds.
+    /// * In memory: pages are as they are without this setting, also in core dumps and in the system's own swap.
+    ///
+    /// # Cost
+    /// 12 bytes on the device for each page and for each segment. For each page that is written, loaded from
+    /// the device or moved by cleaning: half of the time in which `lz4` decompresses a page of 1600 compressed
+    /// bytes, on a processor with AES instructions. With ChaCha20-Poly1305, which is used on others, it took
+    /// 2.5 times as long as `lz4` there.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::device::{MemorySwapDevice, SwapDevice};
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(1000));
+    /// let store = Zswap::builder().swap_device(device.clone()).encrypt(true).build()?;
+    /// let (entry, mut page) = (SwapEntry::new(0, 1)?, [0; 4096]);
+    /// page[..16].copy_from_slice(b"a password: 1234");
+    /// store.store(entry, &page)?;
+    /// store.shrink(1)?;
+    ///
+    /// let mut written = vec![0; device.bytes()];
+    /// device.read(0, 0, &mut written)?;
+    /// assert!(!written.windows(8).any(|bytes| bytes == b"password"));
+    /// store.load(entry, &mut page)?;
+    /// assert!(page.starts_with(b"a password"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "encrypt")]
+    pub fn encrypt(mut self, encrypt: bool) -> Self {
+        self.encrypt = encrypt;
         self
     }
 
@@ -253,25 +329,34 @@ impl ZswapBuilder {
     /// * [`BuildError::Panicked`] if the backend, the compressor or the page provider panics while it is built.
     /// * [`BuildError::Contradiction`] if a setting is out of range or settings contradict each other;
     ///   [`BuildError::LimitTooSmall`] if an empty store with one page would exceed `max_bytes`.
-    /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it.
+    /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it, or the
+    ///   system refuses the key of an encrypted one.
     /// * [`BuildError::Reentrant`] if `max_bytes` is set and this thread is ending or holds a compression
     ///   context. A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
-        let recipe = PoolRecipe { recipe: self.recipe, budget: limits.budget().clone() };
+        let recipe = PoolRecipe {
+            recipe: self.recipe,
+            budget: limits.budget().clone(),
+            codecs: KeptCodecs::default(),
+        };
         let compressor = self.compressor.as_deref().unwrap_or(recipe.recipe.default_compressor());
         let pool = recipe.pool(&self.zpool, compressor)?;
         if self.max_bytes.is_some() {
             pool.codec.prepare().map_err(BuildError::of_context)?;
         }
+        let attach: fn(_) -> _ = Segments::attach;
+        #[cfg(feature = "encrypt")]
+        let attach = if self.encrypt { Segments::attach_encrypted } else { attach };
         let settings = Settings {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
             limits,
-            slots: self.device.as_deref().cloned().map(Slots::attach).transpose()?,
+            segments: self.device.as_deref().cloned().map(attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
+            promotion: self.promotion,
             acomp: self.acomp,
             completions: CompletionsPool::new(batch::most_batches(), batch::REQUESTS)?,
             #[cfg(feature = "metrics")]

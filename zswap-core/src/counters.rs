@@ -35,6 +35,7 @@ pub(crate) enum Counter {
     RejectMemoryLimit,
     WrittenBackPages,
     DeviceLoads,
+    PromotedPages,
     /// Entries that the clock of writeback has visited.
     ClockEntries,
     /// Leaves of the index that the clock of writeback has visited.
@@ -110,6 +111,7 @@ impl Counters {
             reject_memory_limit: self.get(Counter::RejectMemoryLimit),
             written_back_pages: self.get(Counter::WrittenBackPages),
             device_loads: self.get(Counter::DeviceLoads),
+            promoted_pages: self.get(Counter::PromotedPages),
             clock_entries: self.get(Counter::ClockEntries),
             clock_leaves: self.get(Counter::ClockLeaves),
             ..ZswapStats::default()

@@ -259,7 +259,8 @@ pub enum MigrateError {
     Forked,
 }
 
-/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that could not be
+/// Errors of [`crate::Zswap::shrink`], [`crate::Zswap::shrink_in_background`] and
+/// [`crate::Zswap::clean_in_background`]. The page that could not be
 /// written back stays in place. Pages that were written back before it stay on the device.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -267,11 +268,13 @@ pub enum WritebackError {
     /// The store has no device, or writeback is switched off.
     #[error("nowhere to write pages to; build the store with swap_device, or enable writeback")]
     NoDevice,
-    /// Every slot of the device is taken.
-    #[error("all {slots} slots of the device are taken; invalidate pages, or use a larger device")]
+    /// No segment of the device is free, and cleaning frees none.
+    #[error(
+        "all {segments} segments of the device are full; invalidate pages, or use a larger device"
+    )]
     DeviceFull {
-        /// The number of slots, all taken.
-        slots: u64,
+        /// The number of segments, all full.
+        segments: u64,
     },
     /// The device failed.
     #[error("the page of {entry:?} could not be written back")]
@@ -284,6 +287,18 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("a page could not be read to be written back")]
     Load(#[from] LoadError),
+    /// The device could not be flushed. Its pages can still be read, as long as it does not lose them.
+    #[error("the device could not be flushed")]
+    Flush {
+        /// The device's error.
+        source: DeviceError,
+    },
+    /// The device's segments could not be cleaned. Nothing was lost.
+    #[error("the device's segments could not be cleaned")]
+    Cleaning {
+        /// The device's error.
+        source: DeviceError,
+    },
     /// More than four calls that write pages back were nested, each made by the device of the call before. A
     /// device that calls the store that is writing to it leads to this.
     #[error(
@@ -362,8 +377,8 @@ mod tests {
             Box::new(StoreError::Compress { entry, source: codec.clone() }),
             Box::new(StoreError::Pool { entry, source: pages.clone().into() }),
             Box::new(LoadError::Pool { entry, source: pages.clone().into() }),
-            Box::new(LoadError::Device { entry, source: DeviceError::Missing { slot: 4 } }),
-            Box::new(WritebackError::Device { entry, source: DeviceError::Missing { slot: 4 } }),
+            Box::new(LoadError::Device { entry, source: DeviceError::Missing { segment: 4 } }),
+            Box::new(WritebackError::Device { entry, source: DeviceError::Missing { segment: 4 } }),
             Box::new(WritebackError::from(load.clone())),
             Box::new(MigrateError::Store(StoreError::Compress { entry, source: codec.clone() })),
             Box::new(MigrateError::from(load.clone())),
@@ -372,7 +387,7 @@ mod tests {
             Box::new(BuildError::from(ZpoolError::from(pages.clone()))),
         ];
         let causes =
-            [codec.to_string(), DeviceError::Missing { slot: 4 }.to_string(), pages.to_string()];
+            [codec.to_string(), DeviceError::Missing { segment: 4 }.to_string(), pages.to_string()];
         for error in &errors {
             let chain =
                 successors(Some(&**error), |error| (*error).source()).map(ToString::to_string);

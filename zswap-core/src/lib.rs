@@ -86,9 +86,9 @@
 //! |---|---|
 //! | `entry/` | the name of a page (`mod.rs`), the 8-byte word of an entry (`word.rs`), its lock (`lock.rs`), and the radix index that finds the words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
-//! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), and their reference counts (`percpu_ref.rs`) |
-//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers that use both: `migrate.rs`, `recompress.rs`, `writeback.rs` |
-//! | `background/` | a thread that works on a store (`mod.rs`), and the three kinds of such threads: `shrinker.rs`, `compactor.rs`, `migrator.rs` |
+//! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), their reference counts (`percpu_ref.rs`), and the codecs that pages on the device keep (`kept_codecs.rs`) |
+//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` with `outgoing.rs`, `promote.rs` with `promotion.rs`, `clean.rs` |
+//! | `background/` | a thread that works on a store (`mod.rs`), and the four kinds of such threads: `shrinker.rs`, `cleaner.rs`, `compactor.rs`, `migrator.rs` |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; how a store makes room at its limit; the pauses after failures of a device |
 //! | `accounting.rs` | the memory that a store takes |
 //! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; iteration over its entries; batches, which are compressed in parallel; switches to another backend or compressor |
@@ -97,7 +97,7 @@
 //! | `builder.rs` | the settings, and how a store is built from them |
 //!
 //! The crate `zpage` has the parts that `zram` uses, too: the codecs' contexts, the patterns, the devices
-//! with their slots, and the built-in backends.
+//! with their segments, and the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -140,6 +140,7 @@ mod switch;
 mod sync;
 
 pub use background::Background;
+pub use background::cleaner::{BackgroundCleaner, CleanerPolicy, CleanerReport};
 pub use background::compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
 pub use background::migrator::{BackgroundMigration, MigrationReport};
 pub use background::shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
@@ -148,6 +149,7 @@ pub use entry::{EntryError, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;
 pub use moves::migrate::PoolMigration;
+pub use moves::promotion::Promotion;
 pub use moves::recompress::{Recompress, Recompressed};
 pub use refusal::LimitReason;
 pub use stats::{PoolStats, ZswapStats};

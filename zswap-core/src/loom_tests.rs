@@ -2,7 +2,7 @@
 //!
 //! Pools and devices are toys. They hold their objects under std's mutexes, which the model checker does not
 //! see. So each call of a toy is one step for the checker; another thread may run before it, but not during
-//! it. The checker explores the store itself: entry words, references to pools, and slots.
+//! it. The checker explores the store itself: entry words, references to pools, and segments.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -16,8 +16,10 @@ use zpool_api::{
 };
 use zpool_pages::HeapPages;
 
+use crate::moves::clean::Names;
 use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
-use zpage::device::{DeviceError, SwapDevice};
+use zpage::device::{DeviceError, Geometry, SwapDevice};
+use zpage::segments::Cleaned;
 
 /// Counts the living toy pools of a store, and the objects in them.
 #[derive(Debug, Default)]
@@ -150,36 +152,37 @@ impl CompressorCtx for Head {
     }
 }
 
-/// A device. For each slot in use, keeps the number that stands for the page. Panics if a slot that holds a
-/// page is written.
+/// A device. Keeps the bytes of each segment that is in use. Panics if such a segment is written.
 #[derive(Debug, Default)]
-struct ToyDevice(Mutex<BTreeMap<u64, u64>>, Steps);
+struct ToyDevice(Mutex<BTreeMap<u64, Vec<u8>>>, Steps);
 
 impl ToyDevice {
-    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, Vec<u8>>) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl SwapDevice for ToyDevice {
-    fn capacity(&self) -> u64 {
-        8
+    fn geometry(&self) -> Geometry {
+        Geometry { segments: 8, segment_bytes: Geometry::LEAST_SEGMENT, block_bytes: 1 }
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.1.step();
-        let there = self.with(|slots| slots.insert(slot, head(page)));
-        assert_eq!(there, None, "slot {slot} is still in use");
+        let there = self.with(|segments| segments.insert(segment, bytes.to_vec()));
+        assert_eq!(there, None, "segment {segment} is still in use");
         Ok(())
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.1.step();
-        let there = self.with(|slots| slots.get(&slot).copied());
-        *page = *marked(there.ok_or(DeviceError::Missing { slot })?);
+        let there = self.with(|segments| segments.get(&segment).cloned());
+        let there = there.ok_or(DeviceError::Missing { segment })?;
+        bytes.copy_from_slice(&there[offset..offset + bytes.len()]);
         Ok(())
     }
-    fn discard(&self, slot: u64) {
+    fn discard(&self, segment: u64) {
         self.1.step();
-        assert!(self.with(|slots| slots.remove(&slot)).is_some(), "discarded twice");
+        let there = self.with(|segments| segments.remove(&segment));
+        assert!(there.is_some(), "discarded twice");
     }
 }
 
@@ -232,18 +235,18 @@ impl World {
     }
 
     /// Checks that each entry of `pages` has the expected page, and that each page is either in a pool or on
-    /// the device. Then drops all pages, and checks that no object, slot or older pool is left.
+    /// the device. Then drops all pages, and checks that no object, segment or older pool is left.
     fn settle(self, pages: &[(u64, Option<u64>)]) {
         for &(entry, expected) in pages {
             assert_eq!(self.store.get(entry), expected, "entry {entry}");
         }
-        let on_device = self.device.with(|slots| slots.len());
-        let objects = self.census.objects.load(SeqCst);
+        let (objects, stats) = (self.census.objects.load(SeqCst), self.store.stats());
+        let on_device = stats.device_pages;
         assert_eq!(objects + on_device, self.store.len(), "{objects} and {on_device}");
-        assert_eq!(self.store.stats().device_pages, on_device);
+        assert_eq!(stats.device_segments, self.device.with(|segments| segments.len()));
         self.store.invalidate_area(0);
         assert_eq!((self.store.len(), self.census.objects.load(SeqCst)), (0, 0));
-        assert_eq!(self.device.with(|slots| slots.len()), 0);
+        assert_eq!(self.device.with(|segments| segments.len()), 0);
         assert_eq!(self.census.pools.load(SeqCst), 1, "only the current pool is left");
         drop(self.store);
         assert_eq!(self.census.pools.load(SeqCst), 0);
@@ -398,10 +401,10 @@ fn loom_shrink_against_shrink() {
     });
 }
 
-/// A page on the device is dropped while it is being read. Its slot must not be used for another page before
+/// A page on the device is dropped while it is being read. Its segment must not be written again before
 /// the read ends.
 #[test]
-fn loom_load_from_the_device_against_reuse_of_its_slot() {
+fn loom_load_from_the_device_against_reuse_of_its_segment() {
     loom::model(|| {
         let world = World::with(&[(0, 1)]);
         assert_eq!(world.store.shrink(1), Ok(1));
@@ -428,7 +431,7 @@ fn loom_take_from_the_device_against_store() {
         assert_eq!(world.store.shrink(1), Ok(1));
         let other = world.beside(|store| {
             store.put(0, 2);
-            // If `take` has not kept the slot, this writeback uses the same slot.
+            // If `take` has not pinned the segment, this writeback writes the same segment.
             store.shrink(1).unwrap();
         });
         let taken = world.store.pull(0);
@@ -439,6 +442,122 @@ fn loom_take_from_the_device_against_store() {
             _ => panic!("{taken:?}"),
         }
     });
+}
+
+/// Writes two pages to a segment each, so that cleaning has something to win. They are small.
+fn two_segments() -> World {
+    let world = World::with(&[(0, 1), (1, 2)]);
+    assert_eq!((world.store.shrink(1), world.store.shrink(1)), (Ok(1), Ok(1)));
+    assert_eq!(world.store.stats().device_segments, 2);
+    world
+}
+
+fn clean(store: &Zswap) -> Cleaned {
+    let segments = store.backing.as_ref().unwrap();
+    segments.clean(&Names(store), &|| false).unwrap()
+}
+
+fn check_cleaning(against: fn(&World) -> Option<u64>, beside: fn(&Zswap)) {
+    let mut model = loom::model::Builder::new();
+    // As in `loom_take_from_the_device_against_store`.
+    model.preemption_bound = Some(2);
+    model.check(move || {
+        let world = two_segments();
+        let other = world.beside(beside);
+        let left = against(&world);
+        other.join().unwrap();
+        world.settle(&[(0, left), (1, Some(2))]);
+    });
+}
+
+/// A page is loaded while it is moved to another segment, and its old segment is discarded.
+#[test]
+fn loom_clean_against_load() {
+    check_cleaning(
+        |world| {
+            assert_eq!(world.store.get(0), Some(1));
+            Some(1)
+        },
+        |store| {
+            let cleaned = clean(store);
+            assert_eq!((cleaned.segments, cleaned.written, cleaned.objects), (2, 1, 2));
+        },
+    );
+}
+
+/// A page is overwritten, and the new page written back, while the older one is moved to another segment.
+#[test]
+fn loom_clean_against_store() {
+    check_cleaning(
+        |world| {
+            world.store.put(0, 3);
+            world.store.shrink(1).unwrap();
+            Some(3)
+        },
+        |store| {
+            clean(store);
+        },
+    );
+}
+
+/// A page is taken while it is moved to another segment.
+#[test]
+fn loom_clean_against_take() {
+    check_cleaning(
+        |world| {
+            assert_eq!(world.store.pull(0), Some(1));
+            None
+        },
+        |store| {
+            clean(store);
+        },
+    );
+}
+
+/// Two threads clean. One waits for the other.
+#[test]
+fn loom_clean_against_clean() {
+    check_cleaning(
+        |world| {
+            clean(&world.store);
+            Some(1)
+        },
+        |store| {
+            clean(store);
+        },
+    );
+}
+
+/// A page comes back from the device while it is overwritten.
+#[test]
+fn loom_promote_against_store() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let world = World::with(&[(0, 1)]);
+        assert_eq!(world.store.shrink(1), Ok(1));
+        // The first load only marks the page.
+        assert_eq!(world.store.get(0), Some(1));
+        let other = world.beside(|store| store.put(0, 2));
+        let seen = world.store.get(0);
+        assert!(matches!(seen, Some(1 | 2)), "{seen:?}");
+        other.join().unwrap();
+        world.settle(&[(0, Some(2))]);
+    });
+}
+
+/// A page comes back from the device while it is moved there.
+#[test]
+fn loom_promote_against_clean() {
+    check_cleaning(
+        |world| {
+            assert_eq!((world.store.get(0), world.store.get(0)), (Some(1), Some(1)));
+            Some(1)
+        },
+        |store| {
+            clean(store);
+        },
+    );
 }
 
 /// While a page is being loaded, another thread switches to a new pool and drops the page. The old pool has

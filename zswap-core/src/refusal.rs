@@ -11,7 +11,7 @@ use crate::pool::Fault;
 pub enum LimitReason {
     /// There is no device, or writeback is switched off.
     NoDevice,
-    /// Every slot of the device is taken.
+    /// No segment of the device is free, and cleaning frees none.
     DeviceFull,
     /// The device failed. For up to 64 ms, stores at the limit write nothing to it; then they try it again.
     DeviceFailed,
@@ -25,7 +25,7 @@ impl fmt::Display for LimitReason {
             LimitReason::NoDevice => {
                 "there is no device to write pages back to, or writeback is switched off"
             }
-            LimitReason::DeviceFull => "every slot of the device is taken",
+            LimitReason::DeviceFull => "the device is full",
             LimitReason::DeviceFailed => "the device failed; the store tries it again soon",
             LimitReason::Unreadable => "the pages in the pools cannot be read",
         })

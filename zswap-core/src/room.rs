@@ -1,6 +1,6 @@
 //! Makes room for a page when the pools are at their limit, or when the system has no memory.
 //!
-//! The thread that stores the page makes the room, in rounds. In a round it writes some pages back or
+//! The thread that stores the page makes the room, in rounds. In a round it writes full segments of pages back or
 //! compacts; then it tries to store its page again. Writing a page back frees room inside the backend's
 //! pages, and objects of the same size can use that room at once. In every other round, compaction turns such
 //! room into whole free pages. The thread holds no lock and no context between these calls.
@@ -25,29 +25,27 @@
 //! thread adds at most a run of pages. Later stores free the excess.
 
 use core::time::Duration;
-use std::time::Instant;
 
 use zpool_api::{MAX_RUN_PAGES, PageBudget};
+use zpool_base::patience::Patience;
 
 use crate::compaction_bound::most_steps;
 use crate::counters::Counter;
 use crate::entry::word::Content;
 use crate::error::WritebackError;
-use crate::moves::writeback::Unreadable;
+use crate::moves::writeback::{Amount, Unreadable};
 use crate::pool::pools::PoolRef;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::{LimitReason, Refusal};
-use crate::sync::{MODEL, yield_now};
 use crate::{SwapEntry, Zswap};
 
-/// The most pages that a round writes back.
-const PAGES: usize = 32;
 /// The number of pages that compaction tries to free in a round.
 const COMPACTED_PAGES: usize = 8;
 /// The most rounds that one stored page takes.
 const ROUNDS: usize = 64;
-/// The most waits of one store for other threads that hold all of the memory.
-const WAITS: usize = 64;
+/// The most waits of one store for other threads that hold all of the memory. Fewer than [`ROUNDS`], so that a store
+/// in which they were in vain ends with the reason.
+const WAITS: usize = 48;
 /// If a store has waited for this long in all, it does not wait again.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// To store one page, the pools may exceed the limit by this many pages, the length of the longest run. If the
@@ -68,26 +66,6 @@ enum Round {
     Reentrant,
 }
 
-/// Yields to other threads, at most [`WAITS`] times. Stops after [`LONGEST_WAIT`], since each yield may take
-/// long.
-#[derive(Default)]
-struct Patience {
-    waits: usize,
-    since: Option<Instant>,
-}
-
-impl Patience {
-    fn wait(&mut self) -> bool {
-        let since = self.since.get_or_insert_with(Instant::now);
-        if self.waits == WAITS || !MODEL && since.elapsed() > LONGEST_WAIT {
-            return false;
-        }
-        self.waits += 1;
-        yield_now();
-        true
-    }
-}
-
 impl Zswap {
     /// Makes room for a page, and puts it into `pool`, which had no room for it (`shortage`). Returns the
     /// refusal if that fails. If `keep_older`, does not drop the entry's older page to make room.
@@ -105,7 +83,7 @@ impl Zswap {
         }
         let mut shortage = shortage;
         let mut older_may_go = !keep_older;
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(WAITS, LONGEST_WAIT);
         for round in 0..ROUNDS {
             match self.reclaim(round) {
                 Round::Freed => {}
@@ -121,17 +99,24 @@ impl Zswap {
                     return Err(self.no_room(shortage, LimitReason::Unreadable));
                 }
                 Round::Reentrant => return Err(Refusal::Fault(Fault::Reentrant)),
-                Round::Nothing(_) if older_may_go && self.give_up_older(entry) => {
+                Round::Nothing(reason) => {
+                    // Another thread may have made room since.
+                    match pool.put_again(kept) {
+                        Err(fault) if fault.is_shortage() => shortage = fault,
+                        put => return put.map_err(Refusal::Fault),
+                    }
+                    if !older_may_go || !self.give_up_older(entry) {
+                        return Err(self.no_room(shortage, reason));
+                    }
                     older_may_go = false;
                 }
-                Round::Nothing(reason) => return Err(self.no_room(shortage, reason)),
             }
             match pool.put_again(kept) {
                 Err(fault) if fault.is_shortage() => shortage = fault,
                 put => return put.map_err(Refusal::Fault),
             }
         }
-        if self.slots().is_none() {
+        if self.device().is_none() {
             return Err(self.no_room(shortage, LimitReason::NoDevice));
         }
         let mut put = self.put_beyond_use(pool, kept);
@@ -171,7 +156,7 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the older page of an entry, if that page takes pool memory or a slot of the device. Returns
+    /// Drops the older page of an entry, if that page takes pool memory or room on the device. Returns
     /// whether it dropped one.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
@@ -216,11 +201,11 @@ impl Zswap {
 
     /// Writes some pages back. Returns their number, and the result that the round has if it frees nothing.
     fn write_back_for_room(&self) -> (usize, Round) {
-        if self.slots().is_none() {
+        if self.device().is_none() {
             return (0, Round::Nothing(LimitReason::NoDevice));
         }
         while self.device_health.may_try() {
-            let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
+            let done = self.write_back_some(Amount::Room, Unreadable::PassedBy, &|| false);
             let why = match done.error {
                 // The write of another page may succeed. `may_try` decides whether to try one.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,

@@ -48,7 +48,7 @@ pub struct ZswapStats {
     pub reject_reclaim_fail: u64,
     /// Stores refused at this limit because there was no device, or writeback was switched off.
     pub reject_no_device: u64,
-    /// Stores refused at this limit because every slot of the device was taken.
+    /// Stores refused at this limit because the device was full.
     pub reject_device_full: u64,
     /// Stores refused at this limit because the device failed during the store, or had failed a moment
     /// before.
@@ -61,12 +61,29 @@ pub struct ZswapStats {
     pub written_back_pages: u64,
     /// Loads that read the page from the device.
     pub device_loads: u64,
+    /// Pages that came back from the device into a pool ([`Promotion`](crate::Promotion)).
+    pub promoted_pages: u64,
     /// Entries that the clock of writeback has visited.
     pub clock_entries: u64,
     /// Leaves of the index that the clock of writeback has visited.
     pub clock_leaves: u64,
     /// Pages that are on the device now.
     pub device_pages: usize,
+    /// Segments of the device that are in use.
+    pub device_segments: usize,
+    /// Bytes of the pages on the device, with their checksums, rounded up to 16 each.
+    pub device_live_bytes: u64,
+    /// Bytes written to the device so far.
+    pub device_bytes_written: u64,
+    /// Bytes of the objects that arrived there from pools. What was written again by cleaning, or in vain because the
+    /// page changed meanwhile, does not count.
+    pub device_new_bytes: u64,
+    /// Bytes read from the device by loads so far.
+    pub device_bytes_read: u64,
+    /// Segments that cleaning has emptied so far.
+    pub device_cleaned_segments: u64,
+    /// Pages that cleaning has moved to another segment so far.
+    pub device_moved_pages: u64,
     /// The compressor that a store gets if its builder names none, and the reason for this choice, which
     /// depends on the processor. `pools` shows which compressors this store uses.
     pub default_compressor: DefaultCompressor,
@@ -97,8 +114,17 @@ impl ZswapStats {
         self.pool_total_size.saturating_add(self.metadata_bytes).saturating_add(self.context_bytes)
     }
 
+    /// Returns how many bytes were written to the device for each byte of the pages that were written back; 0 if
+    /// none were. Above 1 are checksums, directories, the padding of segments, and what cleaning moves.
+    pub fn write_amplification(&self) -> f64 {
+        if self.device_new_bytes == 0 {
+            return 0.0;
+        }
+        self.device_bytes_written as f64 / self.device_new_bytes as f64
+    }
+
     /// Returns the gauges with their names.
-    pub(crate) fn sizes(&self) -> [(&'static str, usize); 8] {
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 10] {
         [
             ("stored_pages", self.stored_pages),
             ("same_filled_pages", self.same_filled_pages),
@@ -108,11 +134,13 @@ impl ZswapStats {
             ("metadata_bytes", self.metadata_bytes),
             ("context_bytes", self.context_bytes),
             ("device_pages", self.device_pages),
+            ("device_segments", self.device_segments),
+            ("device_live_bytes", usize::try_from(self.device_live_bytes).unwrap_or(usize::MAX)),
         ]
     }
 
     /// Returns the counts of events with their names.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 16] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 22] {
         [
             ("reject_compress_poor", self.reject_compress_poor),
             ("reject_compress_fail", self.reject_compress_fail),
@@ -128,6 +156,12 @@ impl ZswapStats {
             ("reject_memory_limit", self.reject_memory_limit),
             ("written_back_pages", self.written_back_pages),
             ("device_loads", self.device_loads),
+            ("promoted_pages", self.promoted_pages),
+            ("device_bytes_written", self.device_bytes_written),
+            ("device_new_bytes", self.device_new_bytes),
+            ("device_bytes_read", self.device_bytes_read),
+            ("device_cleaned_segments", self.device_cleaned_segments),
+            ("device_moved_pages", self.device_moved_pages),
             ("clock_entries", self.clock_entries),
             ("clock_leaves", self.clock_leaves),
         ]
@@ -187,6 +221,14 @@ mod tests {
             device_loads: 16,
             clock_entries: 26,
             clock_leaves: 27,
+            promoted_pages: 28,
+            device_segments: 29,
+            device_live_bytes: 30,
+            device_bytes_written: 31,
+            device_new_bytes: 32,
+            device_bytes_read: 33,
+            device_cleaned_segments: 34,
+            device_moved_pages: 35,
             device_pages: 17,
             default_compressor: zpage::builtin::default_compressor(),
             pools: vec![PoolStats {
@@ -209,6 +251,8 @@ mod tests {
             "metadata_bytes: 6",
             "context_bytes: 7",
             "device_pages: 17",
+            "device_segments: 29",
+            "device_live_bytes: 30",
             "reject_compress_poor: 8",
             "reject_compress_fail: 9",
             "reject_alloc_fail: 10",
@@ -223,6 +267,12 @@ mod tests {
             "reject_memory_limit: 25",
             "written_back_pages: 15",
             "device_loads: 16",
+            "promoted_pages: 28",
+            "device_bytes_written: 31",
+            "device_new_bytes: 32",
+            "device_bytes_read: 33",
+            "device_cleaned_segments: 34",
+            "device_moved_pages: 35",
             "clock_entries: 26",
             "clock_leaves: 27",
         ];

@@ -6,7 +6,7 @@
 //!   new word, unlocks, and frees the old content. If several threads store under one entry, the page of the
 //!   thread that locks the entry last stays.
 //! * `load` reads a pattern that fits in the entry's word without the lock. Otherwise it locks the entry, pins
-//!   the object or slot, unlocks, and reads the pinned bytes. Two readers of one entry exclude each other only
+//!   the object, in its pool or on the device, unlocks, and reads the pinned bytes. Two readers of one entry exclude each other only
 //!   while they pin. If another thread overwrites or invalidates the entry during a read, the object is freed,
 //!   but its bytes stay until the reader drops its guard.
 //! * `take` reads the page as `load` does. Then it empties the entry if the entry still holds the object that
@@ -34,6 +34,7 @@ use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
 use crate::moves::cursors::Cursors;
+use crate::moves::promotion::{Promotion, Turnover};
 use crate::moves::tried::Tried;
 use crate::pool::pools::{PoolRef, Pools};
 use crate::pool::recipe::PoolRecipe;
@@ -41,8 +42,8 @@ use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::Refusal;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page, SwapEntry};
-use zpage::device_slots::Slots;
 use zpage::same_filled::{self, Patterns};
+use zpage::segments::{Pinned, Segments};
 use zpool_base::contained::Contained;
 
 /// A store of compressed pages. The [crate's front page](crate) describes it.
@@ -65,9 +66,11 @@ pub struct Zswap {
     /// The queues on which batches wait for their requests.
     pub(crate) completions: Leaked<CompletionsPool>,
     pub(crate) limits: Leaked<Limits>,
-    pub(crate) backing: Leaked<Option<Slots>>,
+    pub(crate) backing: Leaked<Option<Segments>>,
     pub(crate) device_health: Leaked<DeviceHealth>,
     pub(crate) writeback: Switch,
+    pub(crate) promotion: Promotion,
+    pub(crate) turnover: Turnover,
     #[cfg(feature = "metrics")]
     pub(crate) metrics: Leaked<Option<StoreMetrics>>,
 }
@@ -97,8 +100,9 @@ pub(crate) struct Settings {
     pub(crate) store_incompressible: bool,
     pub(crate) checksums: bool,
     pub(crate) limits: Limits,
-    pub(crate) slots: Option<Slots>,
+    pub(crate) segments: Option<Segments>,
     pub(crate) writeback_enabled: bool,
+    pub(crate) promotion: Promotion,
     pub(crate) acomp: Contained<Arc<dyn Acomp>>,
     pub(crate) completions: CompletionsPool,
     #[cfg(feature = "metrics")]
@@ -120,9 +124,11 @@ impl Zswap {
             acomp: Leaked::new(settings.acomp),
             completions: Leaked::new(settings.completions),
             limits: Leaked::new(settings.limits),
-            backing: Leaked::new(settings.slots),
+            backing: Leaked::new(settings.segments),
             device_health: Leaked::default(),
             writeback: Switch::new(settings.writeback_enabled),
+            promotion: settings.promotion,
+            turnover: Turnover::default(),
             #[cfg(feature = "metrics")]
             metrics: Leaked::new(settings.metrics),
         }
@@ -356,7 +362,7 @@ impl Zswap {
         error
     }
 
-    /// Frees a content that is in no entry: the pool's object, the device's slot or the place of the pattern.
+    /// Frees a content that is in no entry: the object in the pool or on the device, or the place of the pattern.
     ///
     /// # Safety
     /// `content` is in no entry: this thread took it out of its entry, or made it and installed it nowhere.
@@ -368,9 +374,7 @@ impl Zswap {
                 self.counters.add(Counter::SameFilledPages, -1);
                 self.patterns.release(packed);
             }
-            Content::OnDevice(slot) => {
-                self.device_slots().give_up(slot);
-            }
+            Content::OnDevice(at) => self.segments().give_up(at),
             Content::Stored { pool, bits, raw } => {
                 if raw {
                     self.counters.add(Counter::IncompressiblePages, -1);
@@ -397,13 +401,15 @@ impl Zswap {
                 same_filled::fill(page, pattern);
                 Ok(())
             }
-            Some(Err(locked)) => self.read_locked(entry, locked, page, |_| ()),
+            Some(Err(locked)) => self.read_locked(entry, locked, page, |word, page| {
+                self.promote_if_wanted(entry, word, page);
+            }),
         }
     }
 
     /// Writes the page of a locked entry into `page`, then calls `read` with the entry's word.
     ///
-    /// Until `read` returns, the object or slot stays allocated, and the object's pool stays alive. So, if
+    /// Until `read` returns, the object stays allocated, and the object's pool stays alive. So, if
     /// `read` finds a word with equal content, that word names the page that was read. This does not hold for
     /// a pattern, since the pattern's place in the side table may be reused.
     #[inline]
@@ -412,50 +418,72 @@ impl Zswap {
         entry: SwapEntry,
         mut locked: Entry<'s>,
         page: &mut Page,
-        read: impl FnOnce(Word) -> T,
+        read: impl FnOnce(Word, &Page) -> T,
     ) -> Result<T, LoadError> {
-        loop {
-            let word = locked.word();
-            return match word.content() {
-                Content::Empty => Err(LoadError::NotFound { entry }),
-                Content::OnDevice(slot) => {
-                    let Some(slot) = self.device_slots().pin(slot) else {
-                        drop(locked);
-                        self.device_slots().wait_for_readers();
-                        let again = self.index.lock(entry.key());
-                        locked = again.ok_or(LoadError::NotFound { entry })?;
-                        continue;
-                    };
-                    let sum = locked.sum();
-                    drop(locked);
-                    slot.read(page).map_err(|source| LoadError::Device { entry, source })?;
-                    self.counters.add(Counter::DeviceLoads, 1);
-                    self.verify(entry, page, sum)?;
-                    Ok(read(word))
-                }
-                Content::SameFilled(packed) => {
-                    let pattern = self.patterns.unpack(packed);
-                    locked.replace(word.referenced());
-                    drop(locked);
-                    same_filled::fill(page, pattern);
-                    Ok(read(word))
-                }
-                Content::Stored { pool, bits, .. } => {
-                    locked.replace(word.referenced());
-                    let sum = locked.sum();
-                    let pool = self.pools.of_page(pool);
-                    self.with_object(entry, locked, pool, bits, |pool, object| {
-                        self.restore(entry, pool, &object, page, sum)?;
-                        Ok(read(word))
-                    })
-                }
-            };
+        let word = locked.word();
+        match word.content() {
+            Content::Empty => Err(LoadError::NotFound { entry }),
+            Content::OnDevice(at) => {
+                let object = self.segments().pin(at).ok_or(LoadError::Forked { entry })?;
+                locked.replace(self.seen_on_device(word));
+                let sum = locked.sum();
+                drop(locked);
+                self.load_from_device(entry, &object, page, sum)?;
+                Ok(read(word, page))
+            }
+            Content::SameFilled(packed) => {
+                let pattern = self.patterns.unpack(packed);
+                locked.replace(word.referenced());
+                drop(locked);
+                same_filled::fill(page, pattern);
+                Ok(read(word, page))
+            }
+            Content::Stored { pool, bits, .. } => {
+                locked.replace(word.referenced());
+                let sum = locked.sum();
+                let pool = self.pools.of_page(pool);
+                self.with_object(entry, locked, pool, bits, |pool, object| {
+                    self.restore(entry, pool, &object, page, sum)?;
+                    Ok(read(word, page))
+                })
+            }
         }
     }
 
-    /// Returns the device's slots. Called only for a page that is on the device, so there is a device.
-    #[expect(clippy::expect_used, reason = "entries name slots only in a store with a device")]
-    fn device_slots(&self) -> &Slots {
+    /// Reads the page of a pinned object on the device. Checks it against the checksum `sum`, if there is one.
+    pub(crate) fn load_from_device(
+        &self,
+        entry: SwapEntry,
+        object: &Pinned<'_>,
+        page: &mut Page,
+        sum: Option<u32>,
+    ) -> Result<(), LoadError> {
+        object
+            .read(entry.key(), |bytes| self.restore_from_device(entry, object, bytes, page, sum))
+            .map_err(|source| LoadError::Device { entry, source })?
+    }
+
+    /// Turns the bytes of an object that was read from the device back into the page. Checks the page against the
+    /// checksum `sum`, if there is one.
+    pub(crate) fn restore_from_device(
+        &self,
+        entry: SwapEntry,
+        object: &Pinned<'_>,
+        bytes: &[u8],
+        page: &mut Page,
+        sum: Option<u32>,
+    ) -> Result<(), LoadError> {
+        object.restore(bytes, page).map_err(|fault| self.count_fault(entry, fault.into()))?;
+        self.counters.add(Counter::DeviceLoads, 1);
+        self.verify(entry, page, sum)
+    }
+
+    /// Returns the device's segments. Called only for a page that is on the device, so there is a device.
+    #[expect(
+        clippy::expect_used,
+        reason = "entries name objects there only in a store with a device"
+    )]
+    pub(crate) fn segments(&self) -> &Segments {
         self.backing.as_ref().expect("a page is on the device of a store without one")
     }
 
@@ -540,8 +568,9 @@ impl Zswap {
     /// unchanged, too; after other errors its contents are unspecified.
     ///
     /// # Blocking
-    /// Waits for this CPU's compression context if the codec needs a context to decompress, and for the
-    /// device if the page is on the device.
+    /// Waits for this CPU's compression context if the codec needs a context to decompress. If the page is on the
+    /// device, waits for the device, and, if the page comes back into a pool ([`Promotion`](crate::Promotion)), for
+    /// the compression context and perhaps for memory from the system.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -590,7 +619,7 @@ impl Zswap {
                 return Ok(());
             }
             if let Some(old) =
-                self.read_locked(entry, locked, page, |word| self.empty(entry, word))?
+                self.read_locked(entry, locked, page, |word, _| self.empty(entry, word))?
             {
                 // SAFETY: `empty` took `old` out of the entry, on this thread and under the entry's lock.
                 unsafe { self.forget(entry, old) };
@@ -599,8 +628,8 @@ impl Zswap {
         }
     }
 
-    /// Empties the entry and returns its old word, if the entry still holds the object or slot of the word
-    /// `read`; returns `None` otherwise. The caller has kept that object or slot allocated since it read the
+    /// Empties the entry and returns its old word, if the entry still holds the object of the word
+    /// `read`; returns `None` otherwise. The caller has kept that object allocated since it read the
     /// word.
     fn empty(&self, entry: SwapEntry, read: Word) -> Option<Word> {
         let mut locked = self.index.lock(entry.key())?;

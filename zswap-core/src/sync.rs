@@ -1,3 +1,3 @@
 //! The mutexes and atomics that this crate uses: std's, or loom's under `--cfg loom`.
 
-pub(crate) use zpool_base::sync::{MODEL, Mutex, MutexGuard, atomic, yield_now};
+pub(crate) use zpool_base::sync::{MODEL, Mutex, MutexGuard, atomic};

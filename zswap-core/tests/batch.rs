@@ -22,8 +22,8 @@ use compressors::{
     CompressorCtx, CompressorError, Scomp,
 };
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::MemorySwapDevice;
-use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
+use zswap_core::device::{DeviceError, Geometry, MemorySwapDevice, SwapDevice};
+use zswap_core::{LoadError, PAGE_SIZE, Page, Promotion, StoreError, SwapEntry, Zswap, builtin};
 
 fn kinds() -> Vec<Arc<dyn Acomp>> {
     let engine = Arc::new(AcompEngine::new(3, 64).unwrap());
@@ -281,7 +281,7 @@ fn batches_do_what_single_calls_do() {
             assert_eq!(store.stats().compressed_bytes, single.stats().compressed_bytes);
             assert_eq!(store.stats().same_filled_pages, single.stats().same_filled_pages);
 
-            store.shrink(5).unwrap();
+            assert_eq!(store.shrink(5), Ok(5));
             let mut entries: Vec<SwapEntry> = (0..32).map(at).collect();
             entries.push(at(999));
             let mut back = vec![[0; PAGE_SIZE]; 33];
@@ -292,6 +292,12 @@ fn batches_do_what_single_calls_do() {
                 assert_eq!(results[n], Ok(()));
                 assert!(back[n] == *pages[n].1, "{compressor}: page {n}");
             }
+            assert_eq!(store.stats().device_loads, 5);
+            // The second load brings the pages back into the pool.
+            assert!(store.load_batch(&entries, &mut back).unwrap()[..32].iter().all(Result::is_ok));
+            assert!(back.iter().zip(&pages).all(|(back, (_, page))| *back == **page));
+            let stats = store.stats();
+            assert_eq!((stats.promoted_pages, stats.device_pages), (5, 0), "{compressor}");
         }
     }
 }
@@ -511,4 +517,79 @@ fn batches_under_load() {
     assert_eq!(store.len(), threads as usize * 16);
     drop(store);
     assert_eq!((pages.pages_out(), contexts.load(SeqCst)), (0, 0));
+}
+
+/// A device that counts its reads, and fails those of one segment while its number is set.
+#[derive(Debug)]
+struct CountsReads(MemorySwapDevice, AtomicU64, AtomicU64);
+
+impl SwapDevice for CountsReads {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.0.write_segment(segment, bytes)
+    }
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.1.fetch_add(1, SeqCst);
+        if segment == self.2.load(SeqCst) {
+            return Err(DeviceError::Missing { segment });
+        }
+        self.0.read(segment, at, bytes)
+    }
+    fn discard(&self, segment: u64) {
+        self.0.discard(segment);
+    }
+}
+
+#[test]
+fn a_batch_reads_neighbours_on_the_device_together() {
+    let count = if cfg!(miri) { 20 } else { 300 };
+    for checksums in [false, true] {
+        let none = AtomicU64::new(u64::MAX);
+        let device = CountsReads(MemorySwapDevice::new(1 << 12), AtomicU64::new(0), none);
+        let device = Arc::new(device);
+        let store = Zswap::builder().checksums(checksums).swap_device(device.clone());
+        let store = store.promotion(Promotion::SecondLoad).build().unwrap();
+        (0..count).for_each(|n| store.store(at(n), &page(n * 8 + 5)).unwrap());
+        assert_eq!(store.shrink(usize::MAX), Ok(count as usize));
+        // One page of the batch is in a pool, one is same-filled, one is not there, and one is there twice.
+        store.store(at(0), &page(5)).unwrap();
+        store.store(at(count), &[7; PAGE_SIZE]).unwrap();
+        let mut entries: Vec<u64> = (0..count + 2).chain([9]).collect();
+        let mut rng = Rng::new(1);
+        (1..entries.len()).rev().for_each(|n| entries.swap(n, rng.below(n + 1)));
+        let mut back = vec![[0; PAGE_SIZE]; entries.len()];
+        let named: Vec<SwapEntry> = entries.iter().map(|n| at(*n)).collect();
+        let results = store.load_batch(&named, &mut back).unwrap();
+        let segments = store.stats().device_segments as u64;
+        let reads = device.1.load(SeqCst);
+        assert!(reads <= segments + 1, "{reads} reads of {segments} segments");
+        for ((n, result), page_read) in entries.iter().zip(&results).zip(&back) {
+            match *n {
+                n if n == count + 1 => {
+                    assert_eq!(*result, Err(LoadError::NotFound { entry: at(n) }));
+                }
+                n if n == count => assert!(result.is_ok() && *page_read == [7; PAGE_SIZE]),
+                n => assert!(result.is_ok() && *page_read == *page(n * 8 + 5), "{n}"),
+            }
+        }
+        let stats = store.stats();
+        // One page was loaded twice, and came back into a pool.
+        assert_eq!((stats.device_loads, stats.promoted_pages), (count, 1));
+        assert_eq!(stats.device_pages as u64, count - 2);
+        // What cannot be read is an error of its own, and the others are read.
+        device.2.store(0, SeqCst);
+        let results = store.load_batch(&named, &mut back).unwrap();
+        let failed = results.iter().filter(|result| {
+            matches!(
+                result,
+                Err(LoadError::Device { source: DeviceError::Missing { segment: 0 }, .. })
+            )
+        });
+        let failed = failed.count();
+        let others = results.iter().filter(|result| result.is_ok()).count();
+        assert!(failed > 0 && (cfg!(miri) || others > failed), "{failed} {others}");
+        assert_eq!(failed + others + 1, entries.len());
+    }
 }

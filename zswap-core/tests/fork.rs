@@ -24,14 +24,17 @@ use common::{at, page};
 use compressors::AcompEngine;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::{DeviceError, FileSwapDevice, MemorySwapDevice, SwapDevice};
+use zswap_core::device::{DeviceError, FileSwapDevice, Geometry, MemorySwapDevice, SwapDevice};
 use zswap_core::{
-    BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
-    CompactorPolicy, Entries, LoadError, MigrateError, MigrationReport, PAGE_SIZE, Recompress,
-    ShrinkerPolicy, StoreError, WritebackError, Zswap,
+    BackgroundCleaner, BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError,
+    BuildError, CleanerPolicy, CleanerReport, CompactorPolicy, Entries, LoadError, MigrateError,
+    MigrationReport, PAGE_SIZE, Recompress, ShrinkerPolicy, StoreError, WritebackError, Zswap,
 };
 
 const PAGES: u64 = 150;
+/// The pages of the device. It has twice the room for all pages that the threads store, so that cleaning always
+/// finds some.
+const ROOM: u64 = 1200;
 
 /// A store, with all that a program may use together with it: an engine, a device and background threads.
 struct World {
@@ -40,14 +43,15 @@ struct World {
     memory: Option<Arc<MemorySwapDevice>>,
     file: Option<Arc<FileSwapDevice>>,
     shrinker: BackgroundShrinker,
+    cleaner: BackgroundCleaner,
     compactor: BackgroundCompactor,
     migration: BackgroundMigration,
 }
 
 fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
     let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
-    let memory = path.is_none().then(|| Arc::new(MemorySwapDevice::new(1 << 16)));
-    let file = path.map(|path| Arc::new(FileSwapDevice::create(path, 1 << 16).unwrap()));
+    let memory = path.is_none().then(|| Arc::new(MemorySwapDevice::new(ROOM)));
+    let file = path.map(|path| Arc::new(FileSwapDevice::create(path, ROOM).unwrap()));
     let device: Arc<dyn SwapDevice> = match (&memory, &file) {
         (Some(memory), _) => memory.clone(),
         (_, Some(file)) => file.clone(),
@@ -58,9 +62,11 @@ fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
     let store = Arc::new(builder.build().unwrap());
     let none = Duration::ZERO;
     let shrinker = store.shrink_in_background(ShrinkerPolicy::default().pause(none)).unwrap();
+    let policy = CleanerPolicy::default().free_percent(80).pause(none);
+    let cleaner = store.clean_in_background(policy).unwrap();
     let compactor = store.compact_in_background(CompactorPolicy::default().pause(none)).unwrap();
     let migration = store.migrate_pools_in_background(1, none).unwrap();
-    World { store, engine, memory, file, shrinker, compactor, migration }
+    World { store, engine, memory, file, shrinker, cleaner, compactor, migration }
 }
 
 /// Stores, loads and drops pages of the thread's own entries until `stop` is set. Returns which page each
@@ -130,6 +136,15 @@ fn drop_last<T: ?Sized>(value: &Arc<T>) {
     drop(owned);
 }
 
+/// Returns whether each call of the device fails, since this is a child.
+fn refuses(device: &dyn SwapDevice) -> bool {
+    device.discard(0);
+    let read = device.read(0, 0, &mut [0; PAGE_SIZE]);
+    [read, device.write_segment(0, &[7; PAGE_SIZE]), device.flush()]
+        .iter()
+        .all(|result| *result == Err(DeviceError::Forked))
+}
+
 /// Runs the child's checks. Returns the number of the first one that fails; `None` if all succeed.
 fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32> {
     let store = &world.store;
@@ -137,7 +152,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
     let text = page(5);
     let mut pages = [[0; PAGE_SIZE]];
     let build = |done: Result<(), BuildError>| matches!(done, Err(BuildError::Forked));
-    let checks: [&mut dyn FnMut() -> bool; 30] = [
+    let checks: [&mut dyn FnMut() -> bool; 33] = [
         &mut || store.store(entry, &text) == Err(StoreError::Forked { entry }),
         &mut || store.try_replace(entry, &text) == Err(StoreError::Forked { entry }),
         &mut || store.load(entry, &mut [0; PAGE_SIZE]) == Err(LoadError::Forked { entry }),
@@ -145,6 +160,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
         &mut || matches!(store.store_batch(&[(entry, &text)]), Err(BatchError::Forked)),
         &mut || matches!(store.load_batch(&[entry], &mut pages), Err(BatchError::Forked)),
         &mut || store.shrink(1) == Err(WritebackError::Forked),
+        &mut || store.flush_device() == Err(WritebackError::Forked),
         &mut || matches!(store.compact(), Err(ZpoolError::Forked { .. })),
         &mut || matches!(store.migrate_pools(1), Err(MigrateError::Forked)),
         &mut || {
@@ -160,6 +176,10 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             let started = store.shrink_in_background(ShrinkerPolicy::default());
             matches!(started, Err(WritebackError::Forked))
         },
+        &mut || {
+            let started = store.clean_in_background(CleanerPolicy::default());
+            matches!(started, Err(WritebackError::Forked))
+        },
         &mut || store.compact_in_background(CompactorPolicy::default()).is_err(),
         &mut || store.migrate_pools_in_background(1, Duration::ZERO).is_err(),
         &mut || !store.invalidate(entry) && store.invalidate_area(0) == 0,
@@ -168,21 +188,18 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
         &mut || store.entries().next().is_none() && entries.next().is_none(),
         &mut || world.shrinker.report().steps == 0 && world.compactor.report().looks == 0,
         &mut || world.migration.report() == MigrationReport::default(),
+        &mut || world.cleaner.report() == CleanerReport::default(),
         &mut || {
             world.memory.as_ref().is_none_or(|device| {
-                let forked = device.read_page(0, &mut [0; PAGE_SIZE]) == Err(DeviceError::Forked);
-                device.discard(0);
-                let wrote = device.write_page(0, &text);
-                forked && wrote == Err(DeviceError::Forked) && device.pages() == 0
+                let forked = refuses(&**device);
+                forked && device.segments() == 0 && device.bytes() == 0
             })
         },
         &mut || {
-            world.file.as_ref().is_none_or(|device| {
-                let forked = device.read_page(0, &mut [0; PAGE_SIZE]) == Err(DeviceError::Forked);
-                device.discard(0);
-                let wrote = device.write_page(0, &text);
-                forked && wrote == Err(DeviceError::Forked) && device.memory_bytes() == 0
-            })
+            world
+                .file
+                .as_ref()
+                .is_none_or(|device| refuses(&**device) && device.memory_bytes() == 0)
         },
         // Drop the handles of background threads, as their owner would.
         &mut || {
@@ -192,6 +209,8 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             true
         },
         &mut || {
+            // SAFETY: as for the shrinker above.
+            drop(unsafe { core::ptr::read(&raw const world.cleaner) });
             // SAFETY: as for the shrinker above.
             drop(unsafe { core::ptr::read(&raw const world.compactor) });
             // SAFETY: as for the shrinker above.
@@ -284,6 +303,8 @@ fn children_of_a_busy_store(zpool: &str, codec: &str, path: Option<PathBuf>) {
     }
     assert_eq!(world.store.len(), held.iter().map(BTreeMap::len).sum::<usize>());
     assert!(world.shrinker.report().steps > 0);
+    let stats = world.store.stats();
+    assert!(stats.device_cleaned_segments > 0 && stats.device_moved_pages > 0, "{stats:?}");
     if let Some(path) = path {
         assert!(FileSwapDevice::create(&path, 9).is_err(), "still locked");
         std::fs::remove_file(path).unwrap();
@@ -307,10 +328,10 @@ fn children_of_a_busy_store_leave_its_file_alone() {
 struct Forks(std::sync::Mutex<Option<i32>>);
 
 impl SwapDevice for Forks {
-    fn capacity(&self) -> u64 {
-        100
+    fn geometry(&self) -> Geometry {
+        Geometry::of_pages(100)
     }
-    fn write_page(&self, _: u64, _: &zswap_core::Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
         let mut child = self.0.lock().unwrap();
         if child.is_none() {
             // SAFETY: the child continues on the thread that called the device, in code that supports this.
@@ -324,8 +345,8 @@ impl SwapDevice for Forks {
         }
         Ok(())
     }
-    fn read_page(&self, slot: u64, _: &mut zswap_core::Page) -> Result<(), DeviceError> {
-        Err(DeviceError::Missing { slot })
+    fn read(&self, segment: u64, _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+        Err(DeviceError::Missing { segment })
     }
 }
 

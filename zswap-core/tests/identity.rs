@@ -14,12 +14,12 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 
 use common::rig::{Inside, Rig, marked, rig_with};
 use common::{at, backends};
-use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
+use zswap_core::device::{DeviceError, Geometry, MemorySwapDevice, SwapDevice};
 use zswap_core::{LoadError, PAGE_SIZE, Page, Recompress, Zswap, builtin};
 
 type Hook = Box<dyn FnOnce(&Zswap) + Send>;
@@ -29,7 +29,7 @@ type Hook = Box<dyn FnOnce(&Zswap) + Send>;
 struct Hooked {
     store: Mutex<Weak<Zswap>>,
     hook: Mutex<Option<Hook>>,
-    pages: Mutex<std::collections::HashMap<u64, Box<Page>>>,
+    inner: OnceLock<MemorySwapDevice>,
 }
 
 impl core::fmt::Debug for Hooked {
@@ -38,23 +38,26 @@ impl core::fmt::Debug for Hooked {
     }
 }
 
-impl SwapDevice for Hooked {
-    fn capacity(&self) -> u64 {
-        100
+impl Hooked {
+    fn inner(&self) -> &MemorySwapDevice {
+        self.inner.get_or_init(|| MemorySwapDevice::new(100))
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+}
+
+impl SwapDevice for Hooked {
+    fn geometry(&self) -> Geometry {
+        Geometry::of_pages(100)
+    }
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         let hook = self.hook.lock().unwrap().take();
         let store = self.store.lock().unwrap().upgrade();
         if let (Some(hook), Some(store)) = (hook, store) {
             hook(&store);
         }
-        self.pages.lock().unwrap().insert(slot, Box::new(*page));
-        Ok(())
+        self.inner().write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        let pages = self.pages.lock().unwrap();
-        *page = **pages.get(&slot).ok_or(DeviceError::Missing { slot })?;
-        Ok(())
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.inner().read(segment, at, bytes)
     }
 }
 
@@ -136,8 +139,9 @@ fn a_page_that_is_migrated_or_recompressed_is_not_taken_for_the_one_that_came_af
 }
 
 #[test]
-fn a_page_on_a_device_is_never_taken_for_another_one_in_its_slot() {
-    let device = Arc::new(MemorySwapDevice::new(1));
+fn a_page_on_a_device_is_never_taken_for_another_one_in_its_place() {
+    // One segment, whose only page is at the same address each time.
+    let device = Arc::new(MemorySwapDevice::new(2));
     let Rig { store, .. } = rig_with(|builder| builder.swap_device(device));
     for round in 0..if cfg!(miri) { 6 } else { 20 } {
         store.store(at(0), &marked(0, round)).unwrap();

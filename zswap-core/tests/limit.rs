@@ -20,15 +20,17 @@ use std::time::Duration;
 
 use common::rig::{check, marked};
 use common::{at, backends, eventually, page};
-use compressors::{AcompEngine, Compressor, CompressorCtx, CompressorError, Scomp};
-use zpool_api::ZpoolConfig;
+use compressors::{AcompEngine, Scomp};
+use zpool_api::{
+    Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError, ZpoolStats,
+};
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{
-    DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
+    DeviceError, FaultySwapDevice, Geometry, MemorySwapDevice, NullSwapDevice, SwapDevice,
 };
 use zswap_core::{
-    BuildError, LimitReason, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, StoreError, SwapEntry,
-    WritebackError, Zswap, builtin,
+    BuildError, LimitReason, PAGE_SIZE, Page, Promotion, Recompress, ShrinkerPolicy, StoreError,
+    SwapEntry, WritebackError, Zswap, builtin,
 };
 
 const MIB: usize = 1 << 20;
@@ -188,21 +190,23 @@ fn a_device_that_failed_is_tried_again_and_one_success_opens_the_store() {
 }
 
 #[test]
-fn a_full_device_is_a_reason_and_a_free_slot_ends_it() {
-    let device = Arc::new(MemorySwapDevice::new(10));
+fn a_full_device_is_a_reason_and_a_free_segment_ends_it() {
+    // Four segments, with room for a page each: pages that do not get smaller, and 4 KiB that nobody can use.
+    // One of them is kept for cleaning.
+    let device = Arc::new(MemorySwapDevice::new(8));
     let store = limited("zbud", 10 * PAGE_SIZE).compressor("null").swap_device(device);
-    let store = store.build().unwrap();
-    (0..20).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    let store = store.promotion(Promotion::Never).build().unwrap();
+    (0..13).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
     for _ in 0..3 {
         let result = store.store(at(99), &marked(99, 0));
         assert_eq!(result, refused(99, 10 * PAGE_SIZE, LimitReason::DeviceFull));
     }
-    assert_eq!(store.stats().reject_device_full, 3);
+    assert_eq!((store.stats().reject_device_full, store.stats().device_pages), (3, 3));
     // A page that replaces an older page is not refused, whether the older page is in a pool or on the
     // device.
-    (0..20).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
-    (0..20).for_each(|n| check(&store, n, 1));
-    let on_device = (0..20).find(|n| {
+    (0..13).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
+    (0..13).for_each(|n| check(&store, n, 1));
+    let on_device = (0..13).find(|n| {
         let before = store.stats().device_pages;
         store.invalidate(at(*n)) && store.stats().device_pages < before
     });
@@ -324,47 +328,107 @@ fn a_pool_that_was_emptied_counts_for_nothing() {
     store.store(at(5), &page(1)).unwrap();
 }
 
-#[test]
-fn pages_that_cannot_be_read_do_not_stand_in_the_way_of_others() {
-    let device = Arc::new(MemorySwapDevice::new(1000));
-    let rig = common::rig::rig_with(|builder| {
-        builder.checksums(true).max_pool_bytes(8 * PAGE_SIZE).swap_device(device)
-    });
-    let store = rig.store;
-    (0..8).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
-    rig.spoils.store(true, SeqCst);
-    let limit = 8 * PAGE_SIZE;
-    let unreadable = |n: &u64| {
-        store.store(at(*n), &marked(*n, 0)) == refused(*n, limit, LimitReason::Unreadable)
+/// A backend of zbud that refuses to read its objects while its flag is set: all of them, or those of this many
+/// bytes.
+#[derive(Debug)]
+struct Mute {
+    inner: Arc<dyn Zpool>,
+    mute: Arc<AtomicBool>,
+    only: Option<usize>,
+}
+
+impl Zpool for Mute {
+    fn name(&self) -> &'static str {
+        "mute"
+    }
+    fn tag(&self) -> PoolTag {
+        self.inner.tag()
+    }
+    fn caps(&self) -> ZpoolCaps {
+        self.inner.caps()
+    }
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        self.inner.malloc(size)
+    }
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.inner.free(handle)
+    }
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        let object = self.inner.obj_read_begin(handle)?;
+        if self.mute.load(SeqCst) && self.only.is_none_or(|len| len == object.len()) {
+            return Err(ZpoolError::Unsupported { backend: "mute", operation: "reading" });
+        }
+        Ok(object)
+    }
+    fn total_pages(&self) -> usize {
+        self.inner.total_pages()
+    }
+    fn stats(&self) -> ZpoolStats {
+        self.inner.stats()
+    }
+}
+
+/// Returns backends with a `mute` one of a built-in kind, and its flag.
+fn mute(zpool: &str, only: Option<usize>) -> (zpool_api::Registry, Arc<AtomicBool>) {
+    let (mut registry, flag) = (builtin::zpools(), Arc::new(AtomicBool::new(false)));
+    let (zpool, mute) = (zpool.to_owned(), flag.clone());
+    let build = move |config: &ZpoolConfig| -> Result<Arc<dyn Zpool>, ZpoolError> {
+        let inner = builtin::zpools().build(&zpool, config)?;
+        Ok(Arc::new(Mute { inner, mute: mute.clone(), only }))
     };
-    assert!((100..200).find(unreadable).is_some());
-    rig.spoils.store(false, SeqCst);
-    (200..300).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
-    assert!(store.stats().reject_unreadable > 0);
+    registry.register("mute", build).unwrap();
+    (registry, flag)
 }
 
 #[test]
-fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
+fn pages_that_cannot_be_read_do_not_stand_in_the_way_of_others() {
+    let (registry, mute) = mute("zbud", None);
+    let limit = 8 * PAGE_SIZE;
+    let store = limited("mute", limit).zpool_registry(registry).compressor("null");
+    let store = store.swap_device(Arc::new(MemorySwapDevice::new(10_000))).build().unwrap();
+    (0..8).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    mute.store(true, SeqCst);
+    for n in 100..200 {
+        let result = store.store(at(n), &marked(n, 0));
+        assert_eq!(result, refused(n, limit, LimitReason::Unreadable));
+    }
+    mute.store(false, SeqCst);
+    (200..300).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    (0..8).chain(200..300).for_each(|n| check(&store, n, 0));
+    assert_eq!(store.stats().reject_unreadable, 100);
+}
+
+/// Pages that a codec cannot decompress any more leave the pools all the same, and make room for others.
+#[test]
+fn pages_that_cannot_be_decompressed_make_room() {
+    let device = Arc::new(MemorySwapDevice::new(10_000));
+    let rig = common::rig::rig_with(|builder| {
+        builder.checksums(true).max_pool_bytes(8 * PAGE_SIZE).swap_device(device)
+    });
+    rig.spoils.store(true, SeqCst);
+    (0..200).for_each(|n| rig.store.store(at(n), &marked(n, 0)).unwrap());
+    rig.spoils.store(false, SeqCst);
+    (0..200).for_each(|n| check(&rig.store, n, 0));
+}
+
+#[test]
+fn dropping_a_background_thread_waits_for_a_segment_and_not_for_a_step() {
     /// A device that counts its writes. Each write waits until the flag is set.
     #[derive(Debug)]
     struct Slow(AtomicBool, std::sync::atomic::AtomicUsize);
-    impl zswap_core::device::SwapDevice for Slow {
-        fn capacity(&self) -> u64 {
-            100_000
+    impl SwapDevice for Slow {
+        fn geometry(&self) -> Geometry {
+            Geometry::of_pages(100_000)
         }
-        fn write_page(&self, _: u64, _: &Page) -> Result<(), zswap_core::device::DeviceError> {
+        fn write_segment(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
             self.1.fetch_add(1, SeqCst);
             while !self.0.load(SeqCst) {
                 thread::yield_now();
             }
             Ok(())
         }
-        fn read_page(
-            &self,
-            slot: u64,
-            _: &mut Page,
-        ) -> Result<(), zswap_core::device::DeviceError> {
-            Err(zswap_core::device::DeviceError::Missing { slot })
+        fn read(&self, segment: u64, _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+            Err(DeviceError::Missing { segment })
         }
     }
     let device = Arc::new(Slow(AtomicBool::new(false), Default::default()));
@@ -385,58 +449,18 @@ fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
     assert_eq!(device.1.load(SeqCst), 1, "the rest of the step was not done");
 }
 
-/// A codec that omits the zeros at a page's end, and cannot decompress a page that begins with 0xEE.
-#[derive(Debug)]
-struct Picky;
-
-impl Compressor for Picky {
-    fn name(&self) -> &str {
-        "picky"
-    }
-    fn spec(&self) -> String {
-        "picky".to_owned()
-    }
-    fn max_compressed_len(&self, len: usize) -> usize {
-        len
-    }
-    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        Ok(Box::new(Picky))
-    }
-}
-
-impl CompressorCtx for Picky {
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
-        let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
-        dst[..len].copy_from_slice(&src[..len]);
-        Ok(len)
-    }
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        if src[0] == 0xEE {
-            return Err(CompressorError::Panicked { operation: "on purpose" });
-        }
-        dst.fill(0);
-        dst[..src.len()].copy_from_slice(src);
-        Ok(())
-    }
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-}
-
 /// One page cannot be read. Other pages are stored nevertheless, since the threads that hold the rest of the
 /// memory free it soon.
 #[test]
 fn one_page_that_cannot_be_read_refuses_no_other() {
     for zpool in &backends() {
-        let mut registry = compressors::Registry::builtin();
-        registry.register("picky", |_| Ok(Arc::new(Picky))).unwrap();
-        let store = Zswap::builder().zpool(zpool).compressor_registry(registry).compressor("picky");
-        let store = store.max_pool_bytes(4 * PAGE_SIZE);
+        // The page of noise does not get smaller. The others do.
+        let (registry, mute) = mute(zpool, Some(PAGE_SIZE));
+        mute.store(true, SeqCst);
+        let store = limited("mute", 4 * PAGE_SIZE).zpool_registry(registry);
         let store = store.swap_device(Arc::new(NullSwapDevice::new(1 << 30))).build().unwrap();
-        let mut unreadable = [0; PAGE_SIZE];
-        unreadable[0] = 0xEE;
-        unreadable[50] = 1;
-        store.store(at(0), &unreadable).unwrap();
+        store.store(at(0), &page(1)).unwrap();
+        assert_eq!(store.stats().stored_incompressible_pages, 1);
         std::thread::scope(|scope| {
             for t in 1..=6u64 {
                 let store = &store;
@@ -460,7 +484,7 @@ fn one_page_that_cannot_be_read_refuses_no_other() {
     }
 }
 
-/// A device that also stores each written page in the very store that writes to it.
+/// A device that stores a page with each write, in the very store that writes to it.
 #[derive(Debug, Default)]
 struct Recursing {
     inner: OnceLock<MemorySwapDevice>,
@@ -469,25 +493,25 @@ struct Recursing {
 }
 
 impl SwapDevice for Recursing {
-    fn capacity(&self) -> u64 {
-        1 << 20
+    fn geometry(&self) -> Geometry {
+        self.inner.get().unwrap().geometry()
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         if let Some(store) = self.store.get().and_then(Weak::upgrade) {
-            if store.store(at(1 << 40 | slot), &common::page(slot * 8 + 7)).is_err() {
+            if store.store(at(1 << 40 | segment), &common::page(segment * 8 + 7)).is_err() {
                 self.refused.fetch_add(1, SeqCst);
             }
             if store.shrink(1) == Err(WritebackError::Reentrant) {
                 self.refused.fetch_add(1, SeqCst);
             }
         }
-        self.inner.get().unwrap().write_page(slot, page)
+        self.inner.get().unwrap().write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        self.inner.get().unwrap().read_page(slot, page)
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.inner.get().unwrap().read(segment, at, bytes)
     }
-    fn discard(&self, slot: u64) {
-        self.inner.get().unwrap().discard(slot);
+    fn discard(&self, segment: u64) {
+        self.inner.get().unwrap().discard(segment);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use common::{at, page};
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::NullSwapDevice;
+use zswap_core::device::{Geometry, NullSwapDevice};
 use zswap_core::{PAGE_SIZE, StoreError, Zswap};
 
 const MIB: usize = 1 << 20;
@@ -171,4 +171,29 @@ fn a_limit_on_everything_holds_for_everything() {
     store.set_max_bytes(Some(2 * limit)).unwrap();
     store.store(at(rng.next() >> 8), &page(5)).unwrap();
     assert!(store.set_max_bytes(Some(MIB)).is_err());
+}
+
+/// Writes pages back, each to a segment of its own. The table of the segments is counted.
+#[test]
+fn the_segments_of_a_device_are_counted() {
+    if !is_child("the_segments_of_a_device_are_counted") {
+        return;
+    }
+    let before = rss();
+    let geometry = Geometry { segments: 1 << 20, segment_bytes: 8192, block_bytes: 1 };
+    let device = Arc::new(NullSwapDevice::with_geometry(geometry));
+    let store = Zswap::builder().compressor("null").swap_device(device).build().unwrap();
+    // The table doubles when it is full, so this many segments fill nearly all of it.
+    let (count, noise) = (131_000, page(1));
+    for n in 0..count {
+        store.store(at(n), &noise).unwrap();
+        assert_eq!(store.shrink(1), Ok(1));
+    }
+    let stats = store.stats();
+    assert_eq!(stats.device_segments as u64, count);
+    assert!(stats.metadata_bytes > 6 * MIB && stats.metadata_bytes < 24 * MIB, "{stats:?}");
+    agrees("full of segments", &store, before);
+    store.invalidate_area(0);
+    assert_eq!(store.stats().device_segments, 0);
+    agrees("none left", &store, before);
 }

@@ -112,6 +112,15 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
             ("zswap_same_filled_pages store=pages", 1.0),
             ("zswap_device_pages store=pages", 2.0),
             ("zswap_written_back_pages store=pages", 2.0),
+            // Two objects of 1024 bytes with their checksums, and 12 bytes for each in the directory.
+            ("zswap_device_segments store=pages", 1.0),
+            ("zswap_device_live_bytes store=pages", 2.0 * 1040.0),
+            ("zswap_device_new_bytes store=pages", 2.0 * 1024.0),
+            ("zswap_device_bytes_written store=pages", 2.0 * (1040.0 + 12.0) + 4.0),
+            ("zswap_device_bytes_read store=pages", 0.0),
+            ("zswap_device_cleaned_segments store=pages", 0.0),
+            ("zswap_device_moved_pages store=pages", 0.0),
+            ("zswap_promoted_pages store=pages", 0.0),
             ("zswap_corrupt_pages store=pages", 0.0),
             ("zswap_pool_objects store=pages zpool=zbud compressor=trim0", 3.0),
             ("zswap_pool_objects store=pages zpool=zbud compressor=trim1", 1.0),
@@ -124,8 +133,8 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         }
         let stats = store.stats();
         assert_eq!(recorded["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
-        // There are 8 sizes, 16 counts of events, 3 figures for each of 2 pools, and 2 histograms.
-        assert_eq!(recorded.len(), 8 + 16 + 2 * 3 + 2, "{recorded:#?}");
+        // There are 10 sizes, 22 counts of events, 3 figures for each of 2 pools, and 2 histograms.
+        assert_eq!(recorded.len(), 10 + 22 + 2 * 3 + 2, "{recorded:#?}");
         // When the first pool is gone, its gauges are set to 0.
         assert_eq!(store.migrate_pools(9).unwrap().left, 0);
         store.publish_metrics();
@@ -135,6 +144,22 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
                 |codec| format!("zswap_pool_{figure} store=pages zpool=zbud compressor={codec}");
             assert_eq!(recorded[&of("trim0")], 0.0, "{figure}");
             assert!(recorded[&of("trim1")] > 0.0, "{figure}");
+        }
+        // The pages on the device are loaded twice, and come back.
+        for n in [0, 1, 2, 4] {
+            store.load(at(n), &mut back).unwrap();
+            store.load(at(n), &mut back).unwrap();
+        }
+        store.publish_metrics();
+        let recorded = recorder.0.lock().unwrap().clone();
+        for (name, value) in [
+            ("zswap_device_loads store=pages", 4.0),
+            ("zswap_device_bytes_read store=pages", 4.0 * 1028.0),
+            ("zswap_promoted_pages store=pages", 2.0),
+            ("zswap_device_segments store=pages", 0.0),
+            ("zswap_device_live_bytes store=pages", 0.0),
+        ] {
+            assert_eq!(recorded.get(name), Some(&value), "{name} of {recorded:#?}");
         }
     });
 }

@@ -10,6 +10,8 @@
 )]
 
 mod common;
+#[path = "common/page_device.rs"]
+mod page_device;
 
 use core::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,11 +24,15 @@ use compressors::{
     Acomp, AcompCompletions, AcompRequest, Compressor, CompressorCtx, CompressorError, Registry,
     Scomp,
 };
+use page_device::MemoryPages;
 use zpool_api::{PageError, PageProvider, PageRun, ZpoolConfig};
 use zpool_pages::HeapPages;
-use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
+use zswap_core::device::{
+    DeviceError, Geometry, MemorySwapDevice, PageDevice, PageSwapDevice, SwapDevice,
+};
 use zswap_core::{
-    CompactorPolicy, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, Zswap, ZswapBuilder, builtin,
+    CleanerPolicy, CompactorPolicy, PAGE_SIZE, Page, Promotion, Recompress, ShrinkerPolicy,
+    WritebackError, Zswap, ZswapBuilder, builtin,
 };
 
 /// A switch that says whether the brittle parts panic. Counts their panics.
@@ -109,6 +115,37 @@ impl CompressorCtx for Brittle<()> {
 }
 
 impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
+    fn geometry(&self) -> Geometry {
+        self.0.step();
+        self.1.geometry()
+    }
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.0.step();
+        self.1.write_segment(segment, bytes)
+    }
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.step();
+        self.1.read(segment, offset, bytes)
+    }
+    fn discard(&self, segment: u64) {
+        self.0.step();
+        self.1.discard(segment);
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.0.step();
+        self.1.flush()
+    }
+    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+        self.0.step();
+        core::slice::from_ref(&self.1)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.0.step();
+        0
+    }
+}
+
+impl PageSwapDevice for Brittle<MemoryPages> {
     fn capacity(&self) -> u64 {
         self.0.step();
         self.1.capacity()
@@ -125,9 +162,9 @@ impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
         self.0.step();
         self.1.discard(slot);
     }
-    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+    fn inner(&self) -> &[Arc<dyn PageSwapDevice>] {
         self.0.step();
-        core::slice::from_ref(&self.1)
+        &[]
     }
     fn memory_bytes(&self) -> usize {
         self.0.step();
@@ -183,8 +220,12 @@ fn build(zpool: &str, fuse: &Fuse) -> Arc<Zswap> {
     let codec = fuse.clone();
     codecs.register("brittle", move |_| Ok(Arc::new(Brittle(codec.clone(), ())))).unwrap();
     let pages = fuse.clone();
-    // One device wraps another, and the destructors of both panic.
-    let inner = Brittle(fuse.clone(), Arc::new(MemorySwapDevice::new(1000)) as Arc<dyn SwapDevice>);
+    // One device wraps another, and the destructors of both panic. With zbud, the inner one is a device of pages.
+    let inner: Arc<dyn SwapDevice> = match zpool {
+        "zbud" => Arc::new(PageDevice(Arc::new(Brittle(fuse.clone(), MemoryPages::new(1600))))),
+        _ => Arc::new(MemorySwapDevice::new(1600)),
+    };
+    let inner = Brittle(fuse.clone(), inner);
     let outer = Brittle(fuse.clone(), Arc::new(inner) as Arc<dyn SwapDevice>);
     let store = Zswap::builder()
         .zpool(zpool)
@@ -192,12 +233,13 @@ fn build(zpool: &str, fuse: &Fuse) -> Arc<Zswap> {
         .compressor("brittle")
         .pages(move || Ok(Arc::new(Brittle(pages.clone(), HeapPages::new()))))
         .swap_device(Arc::new(outer))
+        .promotion(Promotion::Never)
         .max_pool_bytes(1 << 20);
     let store = Arc::new(store.build().unwrap());
     let pages: Vec<_> = (0..PAGES).map(some).collect();
     let batch: Vec<_> = (0..).map(at).zip(pages.iter().map(|page| &**page)).collect();
     assert!(store.store_batch(&batch).unwrap().iter().all(Result::is_ok));
-    store.shrink(5).unwrap();
+    assert_eq!(store.shrink(5), Ok(5));
     store
 }
 
@@ -230,7 +272,8 @@ fn everything_panics_and_only_the_calls_fail() {
             let new = some(7);
             let batch: Vec<_> = (2000..2020).map(|n| (at(n), &*new)).collect();
             assert!(store.store_batch(&batch).unwrap().iter().all(Result::is_err));
-            assert!(store.shrink(3).is_err());
+            assert!(matches!(store.shrink(3), Err(WritebackError::Device { .. })));
+            assert!(matches!(store.flush_device(), Err(WritebackError::Flush { .. })));
             let _asked = (store.compact(), store.trim(), store.stats());
             assert!(store.set_zpool("zbud").is_err() || zpool == "zbud");
             assert!(store.set_compressor("zstd").is_err());
@@ -238,11 +281,13 @@ fn everything_panics_and_only_the_calls_fail() {
             assert_eq!(store.entries().count() as u64, PAGES);
             fuse.set(false);
             check(&store, 0..PAGES);
+            assert_eq!((store.stats().device_pages, store.flush_device()), (5, Ok(())));
         }
         // Invalidated entries are gone even if everything panics, although their memory cannot be freed then.
         fuse.set(true);
         assert!((0..PAGES / 2).all(|n| store.invalidate(at(n))));
         fuse.set(false);
+        assert_eq!(store.stats().device_segments, 0, "a panic in `discard` keeps no segment");
         check(&store, PAGES / 2..PAGES);
         store.store(at(0), &some(0)).unwrap();
         check(&store, 0..1);
@@ -334,13 +379,78 @@ fn background_threads_outlive_it_and_say_so() {
     let shrinker =
         store.shrink_in_background(ShrinkerPolicy::default().pause(pause).from_percent(0));
     let compactor = store.compact_in_background(CompactorPolicy::default().pause(pause));
-    let (shrinker, compactor) = (shrinker.unwrap(), compactor.unwrap());
+    let cleaner =
+        store.clean_in_background(CleanerPolicy::default().pause(pause).free_percent(100));
+    let (shrinker, compactor, cleaner) = (shrinker.unwrap(), compactor.unwrap(), cleaner.unwrap());
     eventually("a shrinker's failure", || shrinker.report().failed > 0);
+    eventually("a cleaner's failure", || cleaner.report().failed > 0);
+    let last_error = cleaner.report().last_error;
+    assert!(matches!(last_error, Some(WritebackError::Cleaning { .. })), "{last_error:?}");
     let looks = compactor.report().looks;
     eventually("another look", || compactor.report().looks > looks + 1);
     assert!(shrinker.report().last_error.is_some());
     fuse.set(false);
     let written = shrinker.report().written;
     eventually("work after it", || shrinker.report().written > written);
+    eventually("cleaning after it", || cleaner.report().pages > 0);
     check(&store, 0..PAGES);
+}
+
+/// A codec that panics when it compresses, while the fuse is set, and never when it decompresses.
+#[derive(Clone, Debug)]
+struct BrittleOneWay(Fuse);
+
+impl Compressor for BrittleOneWay {
+    fn name(&self) -> &str {
+        "one-way"
+    }
+    fn spec(&self) -> String {
+        "one-way".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for BrittleOneWay {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        self.0.step();
+        Brittle(Fuse::default(), ()).compress(src, dst)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        Brittle(Fuse::default(), ()).decompress(src, dst)
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A page is promoted after it was loaded. If that panics, the load succeeds, and the page stays on the device.
+#[test]
+fn a_promotion_that_panics_costs_the_load_nothing() {
+    let (mut codecs, fuse) = (Registry::builtin(), Fuse::default());
+    let codec = fuse.clone();
+    codecs.register("one-way", move |_| Ok(Arc::new(BrittleOneWay(codec.clone())))).unwrap();
+    let store = Zswap::builder()
+        .compressor_registry(codecs)
+        .compressor("one-way")
+        .swap_device(Arc::new(MemorySwapDevice::new(1000)))
+        .promotion(Promotion::Always)
+        .build()
+        .unwrap();
+    (0..10).for_each(|n| store.store(at(n), &some(n)).unwrap());
+    assert_eq!(store.shrink(10), Ok(10));
+    fuse.set(true);
+    check(&store, 0..10);
+    fuse.set(false);
+    let stats = store.stats();
+    assert!(fuse.count() >= 10, "each load tries to promote its page");
+    assert_eq!((stats.promoted_pages, stats.device_pages, stats.device_loads), (0, 10, 10));
+    check(&store, 0..10);
+    let stats = store.stats();
+    assert_eq!((stats.promoted_pages, stats.device_pages, stats.device_segments), (10, 0, 0));
+    check(&store, 0..10);
 }

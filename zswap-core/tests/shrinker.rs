@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use common::rig::{Rig, check, marked, rig_with};
 use common::{at, eventually};
-use zswap_core::device::{DeviceError, FaultySwapDevice, MemorySwapDevice, SwapDevice};
-use zswap_core::{PAGE_SIZE, Page, ShrinkerPolicy, WritebackError, Zswap};
+use zswap_core::device::{DeviceError, FaultySwapDevice, Geometry, MemorySwapDevice, SwapDevice};
+use zswap_core::{PAGE_SIZE, ShrinkerPolicy, WritebackError, Zswap};
 
 const LIMIT: usize = 20 * PAGE_SIZE;
 
@@ -38,7 +38,7 @@ fn pool_bytes(store: &Zswap) -> usize {
 #[test]
 fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     let device = Arc::new(MemorySwapDevice::new(1000));
-    let Rig { store, pages, .. } = limited(device.clone());
+    let Rig { store, pages, .. } = limited(device);
     (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     store.set_writeback_enabled(false);
     let shrinker = store.shrink_in_background(quick()).unwrap();
@@ -48,7 +48,7 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
     let report = shrinker.report();
     eventually("a step with nothing to do", || shrinker.report().steps > report.steps + 1);
-    assert_eq!((device.pages(), pool_bytes(&store)), (8, LIMIT / 2));
+    assert_eq!((store.stats().device_pages, pool_bytes(&store)), (8, LIMIT / 2));
     assert_eq!(shrinker.report().written, 8);
     let shown = format!("{shrinker:?}");
     assert!(shown.contains("written: 8"), "{shown}");
@@ -79,11 +79,14 @@ fn a_device_that_fails_is_tried_again() {
     let Rig { store, .. } = limited(device.clone());
     device.fail_writes(2, u64::MAX);
     (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
-    let shrinker = store.shrink_in_background(quick()).unwrap();
+    // The first step writes three pages, the second two. Each step writes one segment.
+    let shrinker = store.shrink_in_background(quick().most_pages(3)).unwrap();
     eventually("a failure", || shrinker.report().failed > 1);
     let report = shrinker.report();
     assert!(matches!(report.last_error, Some(WritebackError::Device { .. })), "{report:?}");
-    assert_eq!((report.written, pool_bytes(&store)), (2, 16 * PAGE_SIZE));
+    assert_eq!((report.written, pool_bytes(&store)), (5, 13 * PAGE_SIZE));
+    let stats = store.stats();
+    assert_eq!((stats.device_pages, stats.device_segments), (5, 2), "the rest stays in memory");
     device.fail_writes(0, 0);
     eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
     (0..18).for_each(|entry| check(&store, entry, 0));
@@ -95,18 +98,18 @@ fn a_device_that_fails_is_tried_again() {
 struct Panics(MemorySwapDevice, AtomicBool);
 
 impl SwapDevice for Panics {
-    fn capacity(&self) -> u64 {
-        self.0.capacity()
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         assert!(!self.1.load(SeqCst), "on purpose");
-        self.0.write_page(slot, page)
+        self.0.write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        self.0.read_page(slot, page)
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.read(segment, offset, bytes)
     }
-    fn discard(&self, slot: u64) {
-        self.0.discard(slot);
+    fn discard(&self, segment: u64) {
+        self.0.discard(segment);
     }
 }
 
@@ -117,11 +120,13 @@ fn a_device_that_panics_does_not_end_it() {
     (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     let shrinker = store.shrink_in_background(quick()).unwrap();
     eventually("a panic", || shrinker.report().failed > 0);
+    assert_eq!((store.stats().device_segments, device.0.segments()), (0, 0));
     (0..18).for_each(|entry| check(&store, entry, 0));
     device.1.store(false, SeqCst);
     eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
     (0..18).for_each(|entry| check(&store, entry, 0));
-    assert_eq!(device.0.pages(), 8);
+    assert_eq!(store.stats().device_pages, 8);
+    assert!(device.0.segments() > 0);
 }
 
 #[test]
@@ -134,7 +139,7 @@ fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
     eventually("the first step", || shrinker.report().steps == 1);
     (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     drop(shrinker);
-    assert_eq!(device.pages(), 0);
+    assert_eq!((device.segments(), store.stats().device_pages), (0, 0));
 
     let none = rig_with(|builder| builder.max_pool_bytes(LIMIT));
     let error = none.store.shrink_in_background(quick()).unwrap_err();

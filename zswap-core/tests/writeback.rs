@@ -20,20 +20,20 @@ use common::{at, page};
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{
-    DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
+    DeviceError, FaultySwapDevice, Geometry, MemorySwapDevice, NullSwapDevice, SwapDevice,
     ThrottledSwapDevice,
 };
 use zswap_core::{
-    LimitReason, LoadError, PAGE_SIZE, Page, StoreError, WritebackError, Zswap, ZswapBuilder,
+    LimitReason, LoadError, PAGE_SIZE, Promotion, StoreError, WritebackError, Zswap, ZswapBuilder,
     builtin,
 };
 
 /// Makes a builder for a store with compressor `null`, and the provider that counts its pool pages. `null`
-/// keeps each page uncompressed, so each stored page takes a page of the pool.
+/// keeps each page uncompressed, so each stored page takes a page of the pool. Pages on the device stay there.
 fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let given = pages.clone();
-    let builder = Zswap::builder().zpool("zbud").compressor("null");
+    let builder = Zswap::builder().zpool("zbud").compressor("null").promotion(Promotion::Never);
     (builder.pages(move || Ok(given.clone())), pages)
 }
 
@@ -61,7 +61,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     store.store(at(20), &page(0)).unwrap();
     (0..5).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.shrink(8), Ok(8));
-    assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
+    assert_eq!((places(&store), memory.segments()), ((12, 8), 1));
     // Pages 0 to 4 were loaded, so they got a second chance and are still in the pool. The next eight are on
     // the device.
     device.fail_reads(0, 99);
@@ -81,7 +81,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
-    // When a page on the device is taken, invalidated or overwritten, its slot becomes free.
+    // When pages on the device are taken, invalidated or overwritten, their segments become free.
     for entry in 0..5 {
         store.take(at(entry), &mut back).unwrap();
         assert!(back == marked(entry, 0) && !store.contains(at(entry)));
@@ -91,15 +91,15 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
         store.store(at(entry), &marked(entry, 1)).unwrap();
         check(&store, entry, 1);
     }
-    assert_eq!((places(&store), memory.pages()), ((5, 5), 5));
+    assert_eq!((places(&store), memory.segments()), ((5, 5), 1));
     assert_eq!(store.invalidate_area(0), 11);
-    assert_eq!((places(&store), memory.pages()), ((0, 0), 0));
+    assert_eq!((places(&store), memory.segments()), ((0, 0), 0));
 }
 
 #[test]
 fn a_write_that_fails_keeps_the_page_and_a_read_that_fails_loses_nothing() {
     let (store, memory, device) = filled(10);
-    device.fail_writes(3, 2);
+    device.fail_writes(0, 2);
     for _ in 0..2 {
         let error = store.shrink(99).unwrap_err();
         let full = |source: &DeviceError| {
@@ -107,9 +107,9 @@ fn a_write_that_fails_keeps_the_page_and_a_read_that_fails_loses_nothing() {
         };
         assert!(matches!(&error, WritebackError::Device { source, .. } if full(source)), "{error}");
     }
-    assert_eq!((places(&store), memory.pages()), ((7, 3), 3));
+    assert_eq!((places(&store), memory.segments()), ((10, 0), 0));
     (0..10).for_each(|entry| check(&store, entry, 0));
-    assert_eq!(store.shrink(99), Ok(7));
+    assert_eq!(store.shrink(99), Ok(10));
 
     device.fail_reads(0, 2);
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -119,11 +119,12 @@ fn a_write_that_fails_keeps_the_page_and_a_read_that_fails_loses_nothing() {
     assert!(matches!(error, LoadError::Device { .. }), "{error}");
     (0..10).for_each(|entry| check(&store, entry, 0));
 
-    let store = builder().0.swap_device(Arc::new(NullSwapDevice::new(2))).build().unwrap();
+    // Two segments, each with room for one page that does not get smaller.
+    let store = builder().0.swap_device(Arc::new(NullSwapDevice::new(4))).build().unwrap();
     for entry in 0..3 {
         store.store(at(entry), &marked(entry, 0)).unwrap();
     }
-    assert_eq!(store.shrink(99), Err(WritebackError::DeviceFull { slots: 2 }));
+    assert_eq!(store.shrink(99), Err(WritebackError::DeviceFull { segments: 2 }));
     assert_eq!(places(&store), (1, 2));
     let lost = store.load(at(0), &mut back).unwrap_err();
     assert!(matches!(lost, LoadError::Device { source: DeviceError::Missing { .. }, .. }));
@@ -145,7 +146,9 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     assert!(stats.pool_limit_hit > 0 && stats.written_back_pages >= count - 20);
     assert_eq!(stats.reject_reclaim_fail, 0);
     (0..count).for_each(|entry| check(&store, entry, 0));
-    assert_eq!((places(&store).0 + memory.pages()) as u64, count);
+    assert_eq!((places(&store).0 + places(&store).1) as u64, count);
+    // 15 such pages fit in a segment, and each is written full.
+    assert!(memory.segments() as u64 <= count / 15 + 1, "{}", memory.segments());
 
     // A store without a device refuses a page at the limit. It then refuses pages until it has shrunk to the
     // threshold.
@@ -186,17 +189,17 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
 struct Brimful(MemorySwapDevice, AtomicBool);
 
 impl SwapDevice for Brimful {
-    fn capacity(&self) -> u64 {
-        self.0.capacity()
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         if self.1.load(SeqCst) {
-            return Err(DeviceError::Full { slots: 7 });
+            return Err(DeviceError::Full { segments: 7 });
         }
-        self.0.write_page(slot, page)
+        self.0.write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        self.0.read_page(slot, page)
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.read(segment, at, bytes)
     }
 }
 
@@ -211,7 +214,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
         let entry = at(9);
         let refused = StoreError::PoolLimit { entry, limit, reason: LimitReason::DeviceFull };
         assert_eq!(store.store(entry, &marked(9, 0)), Err(refused));
-        assert_eq!(store.shrink(1), Err(WritebackError::DeviceFull { slots: 7 }));
+        assert_eq!(store.shrink(1), Err(WritebackError::DeviceFull { segments: 7 }));
         let stats = store.stats();
         assert_eq!((stats.reject_device_full, stats.reject_device_fail), (round, 0));
     }
@@ -250,7 +253,7 @@ fn a_store_that_finds_no_memory_makes_room() {
         store.store(at(entry), &marked(entry, 0)).unwrap();
     }
     (0..count).for_each(|entry| check(&store, entry, 0));
-    assert!(memory.pages() as u64 >= count - 10);
+    assert!(places(&store).1 as u64 >= count - 10 && memory.segments() > 0);
     store.set_writeback_enabled(false);
     pages.limit_pages(0);
     assert!(matches!(store.store(at(500), &marked(0, 0)), Err(StoreError::Pool { .. })));
@@ -262,7 +265,7 @@ type Hook = Box<dyn Fn(&Zswap) + Send>;
 /// A device that calls a hook while it writes or reads. The hook calls the store, or panics.
 #[derive(Default)]
 struct Hooked {
-    pages: OnceLock<MemorySwapDevice>,
+    inner: OnceLock<MemorySwapDevice>,
     store: Mutex<Weak<Zswap>>,
     write: Mutex<Option<Hook>>,
     read: Mutex<Option<Hook>>,
@@ -275,8 +278,8 @@ impl core::fmt::Debug for Hooked {
 }
 
 impl Hooked {
-    fn pages(&self) -> &MemorySwapDevice {
-        self.pages.get_or_init(|| MemorySwapDevice::new(100))
+    fn inner(&self) -> &MemorySwapDevice {
+        self.inner.get_or_init(|| MemorySwapDevice::new(100))
     }
 
     fn call(&self, hook: &Mutex<Option<Hook>>) {
@@ -289,19 +292,19 @@ impl Hooked {
 }
 
 impl SwapDevice for Hooked {
-    fn capacity(&self) -> u64 {
-        100
+    fn geometry(&self) -> Geometry {
+        self.inner().geometry()
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.call(&self.write);
-        self.pages().write_page(slot, page)
+        self.inner().write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.call(&self.read);
-        self.pages().read_page(slot, page)
+        self.inner().read(segment, at, bytes)
     }
-    fn discard(&self, slot: u64) {
-        self.pages().discard(slot);
+    fn discard(&self, segment: u64) {
+        self.inner().discard(segment);
     }
 }
 
@@ -322,28 +325,28 @@ fn what_happens_to_an_entry_while_it_is_written_back_wins() {
     set(Box::new(|store| store.store(at(0), &marked(0, 1)).unwrap()));
     assert_eq!(store.shrink(2), Ok(2), "the others");
     check(&store, 0, 1);
-    assert_eq!((places(&store), device.pages().pages()), ((1, 2), 2));
+    assert_eq!((places(&store), device.inner().segments()), ((1, 2), 2));
     set(Box::new(|store| assert!(store.invalidate(at(0)))));
     assert_eq!(store.shrink(9), Ok(0));
     assert!(!store.contains(at(0)));
-    assert_eq!((places(&store), device.pages().pages()), ((0, 2), 2));
+    assert_eq!((places(&store), device.inner().segments()), ((0, 2), 2));
 
     // Two calls of `shrink` write the same page back at the same time. Only one of them moves it to the
     // device.
     store.store(at(5), &marked(5, 0)).unwrap();
     set(Box::new(|store| assert_eq!(store.shrink(1), Ok(1))));
     assert_eq!(store.shrink(1), Ok(0));
-    assert_eq!((places(&store), device.pages().pages()), ((0, 3), 3));
+    assert_eq!((places(&store), device.inner().segments()), ((0, 3), 3));
     check(&store, 5, 0);
 }
 
 #[test]
-fn a_slot_that_is_read_is_not_used_again_meanwhile() {
+fn a_segment_that_is_read_is_not_written_again_meanwhile() {
     let (store, device) = hooked(2);
-    assert_eq!(store.shrink(2), Ok(2));
+    assert_eq!((store.shrink(1), store.shrink(1)), (Ok(1), Ok(1)));
     let mut back = Box::new([0; PAGE_SIZE]);
-    // While `load` reads the page, the entry is overwritten and the new page is written back. If the slot were
-    // free already, that writeback would use it.
+    // While `load` reads the page, the entry is overwritten and the new page is written back. If the segment
+    // were free already, that writeback would use it.
     let rewrite = |store: &Zswap| {
         store.store(at(0), &marked(0, 1)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -359,14 +362,14 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     }));
     store.take(at(0), &mut back).unwrap();
     assert!(back == marked(0, 2) && !store.contains(at(0)));
-    assert_eq!((places(&store), device.pages().pages()), ((0, 1), 1));
+    assert_eq!((places(&store), device.inner().segments()), ((0, 1), 1));
 }
 
 #[test]
 fn a_device_that_panics_leaves_the_store_usable() {
     let (store, device) = hooked(4);
     *device.write.lock().unwrap() = Some(Box::new(|_| panic!("on purpose")));
-    let source = DeviceError::Panicked { operation: "write", slot: 0 };
+    let source = DeviceError::Panicked { operation: "write", segment: 0 };
     assert!(
         matches!(store.shrink(9), Err(WritebackError::Device { source: s, .. }) if s == source)
     );
@@ -380,7 +383,7 @@ fn a_device_that_panics_leaves_the_store_usable() {
     assert!(matches!(&failed, LoadError::Device { source, .. } if panicked(source)), "{failed}");
     (0..4).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.invalidate_area(0), 4);
-    assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
+    assert_eq!((places(&store), device.inner().segments()), ((0, 0), 0));
 }
 
 /// Some threads store, read and drop pages in a store at its limit, with a device that is slow and sometimes
@@ -463,9 +466,10 @@ fn writeback_under_load_loses_no_page() {
         results.into_iter().for_each(|result| result.unwrap());
     });
     let (in_pools, on_device) = places(&store);
-    assert_eq!((in_pools + on_device, on_device), (store.len(), memory.pages()));
+    assert_eq!(in_pools + on_device, store.len());
+    assert_eq!(store.stats().device_segments, memory.segments());
     store.invalidate_area(0);
-    assert_eq!((places(&store), memory.pages()), ((0, 0), 0));
+    assert_eq!((places(&store), memory.segments()), ((0, 0), 0));
     drop(store);
     assert_eq!(pages.pages_out(), 0);
 }

@@ -3,6 +3,8 @@
 //!
 //! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
 //! mutex pair in the same run can be compared. No other thread uses the mutex.
+//!
+//! With `--writeback` runs the bench of writeback instead, which prints its own tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAMES", num_args = 0..=1, default_missing_value = "lz4,lz4hc,zstd")]
     #[arg(conflicts_with_all = ["smoke", "filter"], group = "instead")]
     codec: Option<String>,
+    /// Instead of the criterion benches, measure what writing pages back to a device costs, and loading
+    /// them: bytes, processor time, speed, and how much cleaning writes. Each figure stands beside what
+    /// it is compared with in the same run. Needs a corpus, or --pages.
+    #[arg(long, conflicts_with_all = ["smoke", "filter", "quick", "json"], group = "instead")]
+    writeback: bool,
+    /// With --writeback: the seconds for each measurement of each compressor and device. Default: 5.
+    #[arg(long, value_name = "N", requires = "writeback")]
+    seconds: Option<u32>,
+    /// With --writeback: a folder on disk for the device's file. Default: the system's folder for
+    /// temporary files.
+    #[arg(long, value_name = "DIR", requires = "writeback")]
+    dir: Option<PathBuf>,
     /// With --peers or --codec: write the results to FILE as JSON, one object for each contestant
     /// and thread count, or for each codec and file.
     #[arg(long, value_name = "FILE", requires = "instead")]
@@ -75,6 +89,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         let run = peers::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };
         return peers::measure(ws, &run);
     }
+    if args.writeback {
+        return writeback(ws, args);
+    }
     let home = PathBuf::from(ws.target_dir("xtask-bench"));
     if home.exists() {
         let failed = |source| Error::Read { path: home.clone(), source };
@@ -106,6 +123,31 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     collect(&home, &mut times)?;
     print!("{}", table(times)?);
     Ok(())
+}
+
+/// Runs the bench of writeback.
+fn writeback(ws: &Workspace, args: &Args) -> Result<()> {
+    let files = peers::whole(&pages(ws, &args.pages));
+    if files.is_empty() {
+        // A device must hold many segments before cleaning means anything.
+        let why = format!(
+            "there are no pages in {CORPUS}, and the built-in sample is too small to fill a \
+                           device; give files of pages with --pages"
+        );
+        return Err(Error::NotRun { why });
+    }
+    if let Some(dir) = &args.dir {
+        fs::read_dir(dir).map_err(|source| Error::Read { path: dir.clone(), source })?;
+    }
+    let mut bench = Cmd::line("cargo bench -p zswap-cli --bench writeback --");
+    if let Some(seconds) = args.seconds {
+        bench = bench.args(["--seconds", &seconds.to_string()]);
+    }
+    if let Some(dir) = &args.dir {
+        bench = bench.arg("--dir").arg(dir.display().to_string());
+    }
+    // Last, since it takes any number of files.
+    bench.arg("--pages").args(files).run()
 }
 
 /// Returns `given`, or the files of the corpus if `given` is empty. Returns nothing if there is no

@@ -8,7 +8,8 @@ use crate::workspace::{Workspace, is_library, text};
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     Cmd::line(
-        "cargo clippy --workspace --all-targets --features zswap-core/metrics -- -D warnings",
+        "cargo clippy --workspace --all-targets --features zswap-core/metrics,zswap-core/encrypt \
+         -- -D warnings",
     )
     .run()?;
     for package in ws.packages().filter(|p| is_library(p)) {

@@ -24,46 +24,91 @@ const PAGE_SIZE: u64 = 4096;
 
 pub(crate) fn run() -> Result<()> {
     check(&Cmd::line("cargo run --release -p zswap-cli -- compare --rounds 1 --json"), None)?;
-    // The trials of switching and writeback. They fail if a page comes back changed.
     let file = format!("zswap-compare-backing-{}", std::process::id());
+    let backing = std::env::temp_dir().join(file).display().to_string();
+    // Pages that are only copied do not fit into the pool.
+    let cmd = Cmd::line(
+        "cargo run --release -p zswap-cli -- compare --rounds 1 --json --zpool zsmalloc --compressor null",
+    );
+    let cmd = cmd.args(["--max-pool-mib", "1", "--backing", &backing]);
+    conclude(problems(&report(&cmd)?, None, true))?;
+    // The trials of switching and writeback. They fail if a page comes back changed.
     Cmd::line(
         "cargo run --release -p zswap-cli -- compare --rounds 1 --threads 2 --compressor null,lz4",
     )
     .args(["--switch", "--max-pool-mib", "1", "--backing"])
-    .arg(std::env::temp_dir().join(file).display().to_string())
+    .arg(backing)
     .run()
 }
 
 /// Runs `cmd`, which must be a `zswap compare --json`, and checks every object that it prints. If
 /// `compressor` is given, every object must name that compressor.
 pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
+    conclude(problems(&report(cmd)?, compressor, false))
+}
+
+/// Runs `cmd` and returns the JSON that it prints.
+fn report(cmd: &Cmd) -> Result<Value> {
     let output = cmd.capture()?;
-    let value: Value = serde_json::from_str(&output)
-        .map_err(|source| Error::Json { command: cmd.to_string(), source })?;
-    let problems = problems(&value, compressor);
-    for problem in &problems {
-        println!("compare: {problem}");
-    }
-    if problems.is_empty() {
-        println!("compare: {} pairs, every page verified", value.as_array().map_or(0, Vec::len));
-        Ok(())
-    } else {
-        Err(Error::Findings { job: "compare", findings: problems.len() })
+    serde_json::from_str(&output).map_err(|source| Error::Json { command: cmd.to_string(), source })
+}
+
+/// Prints the problems, or that there are none. `found` is the number of pairs, or the problems.
+fn conclude(found: std::result::Result<usize, Vec<String>>) -> Result<()> {
+    match found {
+        Ok(pairs) => {
+            println!("compare: {pairs} pairs, every page verified");
+            Ok(())
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| println!("compare: {problem}"));
+            Err(Error::Findings { job: "compare", findings: problems.len() })
+        }
     }
 }
 
-/// Returns the problems of a report, one line each.
-fn problems(report: &Value, compressor: Option<&str>) -> Vec<String> {
+/// Returns the number of pairs of a report, or its problems, one line each. If `backed`, the first pair
+/// must have the figures of a store with a device.
+fn problems(
+    report: &Value,
+    compressor: Option<&str>,
+    backed: bool,
+) -> std::result::Result<usize, Vec<String>> {
     let Some(pairs) = report.as_array() else {
-        return vec!["the report is not a JSON array; print one object a pair".to_owned()];
+        return Err(vec!["the report is not a JSON array; print one object a pair".to_owned()]);
     };
-    if pairs.is_empty() {
-        return vec!["the report is empty; it must hold every zpool and compressor".to_owned()];
-    }
-    let mut found = Vec::new();
+    let Some(first) = pairs.first() else {
+        return Err(vec![
+            "the report is empty; it must hold every zpool and compressor".to_owned(),
+        ]);
+    };
+    let mut found = if backed { device_problems(first) } else { Vec::new() };
     for pair in pairs {
         let name = format!("{}/{}", text(&pair["zpool"]), text(&pair["compressor"]));
         found.extend(pair_problems(pair, compressor).into_iter().map(|p| format!("{name}: {p}")));
+    }
+    if found.is_empty() { Ok(pairs.len()) } else { Err(found) }
+}
+
+/// Returns the problems of the figures of `--backing`.
+fn device_problems(first: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for key in ["written_back_pages", "device_bytes_written", "device_bytes_read"] {
+        if first[key].as_u64().unwrap_or_default() == 0 {
+            found.push(format!("`{key}` of the first pair must be a whole number above 0"));
+        }
+    }
+    let at_least = |value: &Value, least: f64| value.as_f64().is_some_and(|value| value >= least);
+    if !at_least(&first["write_amplification"], 1.0) {
+        found.push("`write_amplification` must be at least 1".to_owned());
+    }
+    for part in ["mean", "p50", "p99"] {
+        if !at_least(&first["device_load_ns"][part], f64::MIN_POSITIVE) {
+            found.push(format!("`device_load_ns.{part}` must be a time in ns"));
+        }
+    }
+    if !first["device_fault"].is_null() {
+        found.push("`device_fault` must be null: a page came back changed".to_owned());
     }
     found
 }
@@ -134,12 +179,16 @@ mod tests {
     fn with(key: &str, value: Value) -> Vec<String> {
         let mut pair = pair();
         pair[key] = value;
-        problems(&json!([pair]), None)
+        found(&json!([pair]), None)
+    }
+
+    fn found(report: &Value, compressor: Option<&str>) -> Vec<String> {
+        problems(report, compressor, false).err().unwrap_or_default()
     }
 
     #[test]
     fn a_good_report_has_no_problem() {
-        assert_eq!(problems(&json!([pair()]), Some("lz4")), Vec::<String>::new());
+        assert_eq!(problems(&json!([pair()]), Some("lz4"), false), Ok(1));
     }
 
     #[test]
@@ -148,7 +197,7 @@ mod tests {
         for key in all.as_object().unwrap().keys() {
             let mut short = all.clone();
             short.as_object_mut().unwrap().remove(key);
-            let found = problems(&json!([short]), None);
+            let found = found(&json!([short]), None);
             assert!(found.iter().any(|p| p.contains(&format!("`{key}"))), "{key}: {found:?}");
         }
     }
@@ -165,12 +214,26 @@ mod tests {
 
     #[test]
     fn an_empty_or_shapeless_report_is_a_problem() {
-        assert_eq!(problems(&json!([]), None).len(), 1);
-        assert_eq!(problems(&json!({}), None).len(), 1);
+        assert_eq!(found(&json!([]), None).len(), 1);
+        assert_eq!(found(&json!({}), None).len(), 1);
     }
 
     #[test]
     fn another_compressor_than_asked_is_a_problem() {
-        assert_eq!(problems(&json!([pair()]), Some("lzo")).len(), 1);
+        assert_eq!(found(&json!([pair()]), Some("lzo")).len(), 1);
+    }
+
+    #[test]
+    fn the_figures_of_a_device_are_asked_for() {
+        let mut first = json!({"written_back_pages": 3, "device_bytes_written": 5000,
+            "device_bytes_read": 4000, "write_amplification": 1.03, "device_fault": null,
+            "device_load_ns": {"mean": 900, "p50": 800, "p99": 2000}});
+        assert_eq!(device_problems(&first), Vec::<String>::new());
+        first["device_fault"] = json!("page 3 came back changed");
+        first["write_amplification"] = json!(0.5);
+        first["device_load_ns"]["p99"] = json!(0);
+        first["device_bytes_read"] = json!(null);
+        assert_eq!(device_problems(&first).len(), 4);
+        assert_eq!(problems(&json!([pair()]), None, true).unwrap_err().len(), 7);
     }
 }

@@ -4,7 +4,7 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 
 pub(crate) fn run() -> Result<()> {
-    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics")
+    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics,zswap-core/encrypt")
         .env("RUSTDOCFLAGS", "-Dwarnings")
         .run()
 }

@@ -1,5 +1,5 @@
-//! Tests the feature `metrics` of zswap-core, which is off by default. Unlike `lzo`, it needs
-//! nothing installed. The lints and the documentation have it on anyway.
+//! Tests the features `metrics` and `encrypt` of zswap-core, which are off by default. Unlike `lzo`, they need
+//! nothing installed. The lints and the documentation have them on anyway.
 
 use crate::cmd::Cmd;
 use crate::error::Result;
@@ -8,5 +8,6 @@ pub(crate) fn run() -> Result<()> {
     // The command also names the binary's package, so that cargo reuses the codecs as `cargo test
     // --workspace` built them.
     Cmd::line("cargo test -p zswap-core -p zswap-cli --features zswap-core/metrics --test metrics")
-        .run()
+        .run()?;
+    Cmd::line("cargo test -p zpage -p zswap-core --features zpage/encrypt,zswap-core/encrypt").run()
 }

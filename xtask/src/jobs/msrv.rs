@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Cmd::line(CHECK).args(sets.split(' ')).run()
 }
 
-/// Checks what CI checks: all crates together, with their default features and `metrics`. Does not
+/// Checks what CI checks: all crates together, with their default features, `metrics` and `encrypt`. Does not
 /// need cargo-hack, which takes longer to build than this check takes.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     let oldest = oldest(ws);
@@ -38,7 +38,7 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo")
         .arg(&toolchain)
         .args(no_c::config(&toolchain)?)
-        .args(["check", "--workspace", "--features", "zswap-core/metrics"])
+        .args(["check", "--workspace", "--features", "zswap-core/metrics,zswap-core/encrypt"])
         // The lints of the oldest version are not checked. Clippy checks today's.
         .env("RUSTFLAGS", "--cap-lints=allow")
         .env("CARGO_TARGET_DIR", ws.target_dir("msrv"))

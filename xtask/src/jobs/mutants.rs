@@ -1,4 +1,4 @@
-//! Tests mutants of code in which every detail counts: locks, slots, reference counts, entries,
+//! Tests mutants of code in which every detail counts: locks, slots, segments, reference counts, entries,
 //! accounting.
 //!
 //! A mutant is the code with one operator or result changed. cargo-mutants makes the mutants one at
@@ -55,7 +55,20 @@ const TARGETS: &[Target] = &[
         ],
         &[],
     ),
-    ("zpage", &["word_lock.rs", "device_slots.rs"], &[]),
+    (
+        "zpage",
+        &[
+            "word_lock.rs",
+            "segments/address.rs",
+            "segments/clean.rs",
+            "segments/codecs.rs",
+            "segments/draft.rs",
+            "segments/mod.rs",
+            "segments/seal.rs",
+            "segments/table.rs",
+        ],
+        &[],
+    ),
     (
         "zswap-core",
         &[

@@ -213,7 +213,7 @@ mod tests {
             "/// As zbud::Zbud.\nfn a() { zbud::Zbud::new(); }\nuse zbud as b;\nlet zbud = 1;\n";
         assert_eq!(lines_in("zswap-core/src/store.rs", text), [2, 3]);
         assert_eq!(lines_in("zswap-core/src/builtin.rs", text), [2, 3]);
-        assert_eq!(lines_in("zswap-core/zpage/src/device_slots.rs", text), [2, 3]);
+        assert_eq!(lines_in("zswap-core/zpage/src/segments/table.rs", text), [2, 3]);
         assert_eq!(lines_in("zswap-core/zpage/src/builtin.rs", text), NONE);
         assert_eq!(lines_in("zswap-core/tests/a.rs", text), NONE);
         assert_eq!(lines_in("zswap-cli/src/a.rs", text), NONE);

@@ -19,6 +19,7 @@ const LEVELS: usize = 6;
 /// assert_eq!(slots.take(2)?, Some(0));
 /// assert_eq!(slots.take(2)?, Some(1));
 /// assert_eq!(slots.take(2)?, None);
+/// assert!(slots.has(1) && !slots.has(2));
 /// slots.clear(0);
 /// assert_eq!(slots.lowest(), 0);
 /// # Ok::<(), std::collections::TryReserveError>(())
@@ -106,6 +107,12 @@ impl Bitmap {
             bit_of /= 64;
         }
         true
+    }
+
+    /// Returns whether `number` is taken.
+    pub fn has(&self, number: u32) -> bool {
+        let word = self.levels[0].get(number as usize / 64);
+        word.is_some_and(|word| word >> (number % 64) & 1 != 0)
     }
 
     /// Returns how many numbers are taken.

@@ -9,6 +9,7 @@
 //! | [`numbers`], [`bitmap`] | keep track of which elements of such a table are in use; find the lowest free number |
 //! | `mapping` | on Linux: anonymous memory, and the system calls that map and release it |
 //! | [`counter`] | a number that threads share; reading it orders no other memory access |
+//! | [`patience`] | waits for other threads, but not for ever |
 //! | [`prefetch`] | hints to the processor about memory that will be read soon |
 //! | [`fork`] | tells a child after `fork` from its parent |
 //! | [`unwind`] | ends panics of user code and of destructors |
@@ -43,6 +44,7 @@ pub mod lockdep;
 #[cfg(target_os = "linux")]
 pub mod mapping;
 pub mod numbers;
+pub mod patience;
 pub mod prefetch;
 pub mod stable;
 pub mod sync;

@@ -12,8 +12,8 @@ use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 pub use rustix::io::Errno;
 use rustix::mm::{
-    Advice, MapFlags, MlockFlags, MprotectFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
-    mprotect, munmap,
+    Advice, MapFlags, MlockFlags, MprotectFlags, ProtFlags, madvise, mlock, mlock_with,
+    mmap_anonymous, mprotect, munmap,
 };
 
 use crate::lockdep::might_sleep;
@@ -102,6 +102,17 @@ impl Mapping {
         self.advise(Advice::LinuxDontDump)
     }
 
+    /// Backs all pages of an accessible mapping, and locks them in memory: the system does not swap them.
+    ///
+    /// # Errors
+    /// The error of `mlock`, usually `NOMEM` or `PERM` if the process may not lock as much.
+    pub fn lock(&mut self) -> Result<(), Errno> {
+        // SAFETY: the range is this mapping, and locking changes no byte.
+        unsafe { mlock(self.start.as_ptr(), self.len) }?;
+        self.locked = true;
+        Ok(())
+    }
+
     /// Gives the system advice about the mapping. The advice must not change bytes in use.
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
         // SAFETY: the range is this whole mapping, and all callers give advice that changes no bytes in
@@ -120,7 +131,7 @@ impl Mapping {
         self.len
     }
 
-    /// Whether each page is locked in memory when it is first touched.
+    /// Whether each page is locked in memory, at the latest when it is first touched.
     pub fn is_locked(&self) -> bool {
         self.locked
     }

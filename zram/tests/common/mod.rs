@@ -2,13 +2,15 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use zpage::builtin;
 use zpool_pages::{FailingPages, HeapPages};
-use zram::device::{FaultySwapDevice, MemorySwapDevice};
+use zram::device::{DeviceError, FaultySwapDevice, Geometry, MemorySwapDevice, SwapDevice};
 use zram::{PAGE_SIZE, Page, Zram, ZramBuilder};
 
 /// Makes the codecs fail or panic, and counts compressions.
@@ -72,13 +74,101 @@ impl CompressorCtx for Trim {
     }
 }
 
+/// Wraps a device. The next write or read can be made to wait until the test lets it go on, or to panic.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    inner: Arc<dyn SwapDevice>,
+    stops_write: AtomicBool,
+    stops_read: AtomicBool,
+    pub(crate) write_panics: AtomicBool,
+    stopped: Barrier,
+    goes_on: Barrier,
+}
+
+impl Gate {
+    fn new(inner: Arc<dyn SwapDevice>) -> Self {
+        let (stops_write, stops_read, write_panics) = Default::default();
+        let (stopped, goes_on) = (Barrier::new(2), Barrier::new(2));
+        Gate { inner, stops_write, stops_read, write_panics, stopped, goes_on }
+    }
+
+    fn pass(&self, stops: &AtomicBool) {
+        if stops.swap(false, SeqCst) {
+            self.stopped.wait();
+            self.goes_on.wait();
+        }
+    }
+
+    fn with_stopped<T: Send>(
+        &self,
+        stops: &AtomicBool,
+        call: impl FnOnce() -> T + Send,
+        act: impl FnOnce(),
+    ) -> T {
+        stops.store(true, SeqCst);
+        thread::scope(|scope| {
+            let called = scope.spawn(call);
+            self.stopped.wait();
+            let acted = catch_unwind(AssertUnwindSafe(act));
+            self.goes_on.wait();
+            let result = called.join().unwrap();
+            acted.unwrap_or_else(|panic| resume_unwind(panic));
+            result
+        })
+    }
+
+    /// Runs `call` on another thread, and `act` while the device is in the first write of `call`.
+    pub(crate) fn in_write<T: Send>(
+        &self,
+        call: impl FnOnce() -> T + Send,
+        act: impl FnOnce(),
+    ) -> T {
+        self.with_stopped(&self.stops_write, call, act)
+    }
+
+    /// Runs `call` on another thread, and `act` while the device is in the first read of `call`.
+    pub(crate) fn in_read<T: Send>(
+        &self,
+        call: impl FnOnce() -> T + Send,
+        act: impl FnOnce(),
+    ) -> T {
+        self.with_stopped(&self.stops_read, call, act)
+    }
+}
+
+impl SwapDevice for Gate {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.pass(&self.stops_write);
+        assert!(!self.write_panics.load(SeqCst), "on purpose");
+        self.inner.write_segment(segment, bytes)
+    }
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.pass(&self.stops_read);
+        self.inner.read(segment, offset, bytes)
+    }
+    fn discard(&self, segment: u64) {
+        self.inner.discard(segment);
+    }
+    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+        core::slice::from_ref(&self.inner)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.inner.memory_bytes()
+    }
+}
+
 /// A disk, with handles to make its parts fail.
 pub(crate) struct Rig {
     pub(crate) disk: Zram,
     pub(crate) pages: Arc<FailingPages>,
     pub(crate) moods: Arc<Moods>,
+    /// The disk's device. It wraps `device`.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) device: Arc<FaultySwapDevice>,
-    /// The device that `device` wraps. It holds the pages that are on the device.
+    /// The device that `device` wraps. It holds the segments that are on the device.
     pub(crate) memory: Arc<MemorySwapDevice>,
 }
 
@@ -90,10 +180,25 @@ pub(crate) fn rig(pages: u64) -> Rig {
 }
 
 pub(crate) fn rig_with(count: u64, more: impl FnOnce(ZramBuilder) -> ZramBuilder) -> Rig {
+    rig_on(count, MemorySwapDevice::new(256), more)
+}
+
+/// As `rig`, with a device of this number of segments of this many bytes.
+pub(crate) fn rig_of(count: u64, segments: u64, segment_bytes: usize) -> Rig {
+    let geometry = Geometry { segments, segment_bytes, block_bytes: 1 };
+    rig_on(count, MemorySwapDevice::with_geometry(geometry), |builder| builder)
+}
+
+fn rig_on(
+    count: u64,
+    memory: MemorySwapDevice,
+    more: impl FnOnce(ZramBuilder) -> ZramBuilder,
+) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let moods = Arc::new(Moods::default());
-    let memory = Arc::new(MemorySwapDevice::new(64));
+    let memory = Arc::new(memory);
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
+    let gate = Arc::new(Gate::new(device.clone()));
     let mut codecs = builtin::compressors();
     for (name, extra) in [("loose", 600), ("trim", 300), ("tight", 0)] {
         let codec = Trim { name, extra, moods: moods.clone() };
@@ -108,9 +213,9 @@ pub(crate) fn rig_with(count: u64, more: impl FnOnce(ZramBuilder) -> ZramBuilder
         .algorithm("loose")
         .recompression("trim")
         .recompression("tight")
-        .backing_device(device.clone());
+        .backing_device(gate.clone());
     let disk = more(builder).build().unwrap();
-    Rig { disk, pages, moods, device, memory }
+    Rig { disk, pages, moods, gate, device, memory }
 }
 
 /// Returns a page that depends on `seed`. Its first `len` bytes are not zero, the others are.
@@ -140,7 +245,9 @@ pub(crate) fn settle(rig: Rig) {
     let stat = rig.disk.mm_stat();
     assert_eq!((stat.orig_data_size, stat.compr_data_size), (0, 0), "{stat}");
     assert_eq!((stat.same_pages, stat.huge_pages), (0, 0), "{stat}");
-    assert_eq!((rig.disk.bd_stat().bd_count, rig.memory.pages()), (0, 0));
+    let stat = rig.disk.bd_stat();
+    assert_eq!((stat.bd_count, stat.bd_live_bytes, stat.bd_segments), (0, 0, 0), "{stat}");
+    assert_eq!(rig.memory.segments(), 0);
     assert_eq!(rig.disk.block_state().count(), 0);
     let warm = rig.pages.pages_out();
     assert_eq!(rig.disk.trim(), warm);

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Heading;
 use crate::contest;
 use crate::process::Facts;
+use crate::trial::{Backing, DeviceLoads};
 use crate::verdict::Verdict;
 use measure::{Figures, Timing};
 
@@ -41,6 +42,13 @@ struct Pair<'a> {
     load_over_codec: Option<f64>,
     first_refusal: Option<&'a str>,
     fault: Option<&'a str>,
+    /// The trial of `--backing`, which only the first pair has.
+    written_back_pages: Option<u64>,
+    device_bytes_written: Option<u64>,
+    device_bytes_read: Option<u64>,
+    write_amplification: Option<f64>,
+    device_load_ns: DeviceTimes,
+    device_fault: Option<&'a str>,
     /// The questions for which this pair is the one to pick.
     picked_for: Vec<Picked<'a>>,
 }
@@ -123,23 +131,50 @@ impl Times {
     }
 }
 
+/// Loads of pages that were on the device at that moment.
+#[derive(Serialize)]
+struct DeviceTimes {
+    mean: Option<f64>,
+    p50: Option<f64>,
+    p99: Option<f64>,
+}
+
+impl DeviceTimes {
+    fn new(loads: Option<DeviceLoads>) -> Self {
+        let ns = |part: fn(DeviceLoads) -> f64| loads.map(|loads| rounded(part(loads), 10.0));
+        DeviceTimes { mean: ns(|l| l.mean), p50: ns(|l| l.p50), p99: ns(|l| l.p99) }
+    }
+}
+
 /// Rounds `value` to a multiple of `1 / parts`. More digits would look more exact than they are.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
-/// Renders the whole report, which ends with a newline.
-pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) -> String {
+/// Renders the whole report, which ends with a newline. `backing` is the trial of the first pair, if there
+/// was one.
+pub(crate) fn render(
+    heading: &Heading,
+    figures: &[Figures],
+    verdict: &Verdict,
+    backing: Option<&Backing>,
+) -> String {
     let picked = |n| picked(n, figures, verdict);
+    let of_pair = |n| backing.filter(|_| n == 0);
     let pairs: Vec<Pair<'_>> =
-        figures.iter().enumerate().map(|(n, f)| pair(heading, f, picked(n))).collect();
+        figures.iter().enumerate().map(|(n, f)| pair(heading, f, of_pair(n), picked(n))).collect();
     // Never fails: only keys that are not strings and failing writers cause errors here.
     let mut text = serde_json::to_string_pretty(&pairs).unwrap_or_default();
     text.push('\n');
     text
 }
 
-fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'a>>) -> Pair<'a> {
+fn pair<'a>(
+    heading: &'a Heading,
+    figures: &'a Figures,
+    backing: Option<&'a Backing>,
+    picked_for: Vec<Picked<'a>>,
+) -> Pair<'a> {
     let (memory, pool) = (&figures.memory, figures.pool());
     let quotient = |value: Option<f64>| value.map(|v| rounded(v, 1e4));
     let mean = |timing: Option<Timing>| Times::new(timing, heading.rounds).mean;
@@ -174,6 +209,12 @@ fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'
         load_over_codec: quotient(figures.load_over_codec),
         first_refusal: figures.refusal.as_deref(),
         fault: figures.fault.as_deref(),
+        written_back_pages: backing.map(|b| b.written_back_pages),
+        device_bytes_written: backing.map(|b| b.device_bytes_written),
+        device_bytes_read: backing.map(|b| b.device_bytes_read),
+        write_amplification: quotient(backing.and_then(|b| b.write_amplification)),
+        device_load_ns: DeviceTimes::new(backing.and_then(|b| b.device_loads)),
+        device_fault: backing.and_then(|b| b.fault.as_deref()),
         picked_for,
     }
 }
@@ -187,7 +228,7 @@ mod tests {
     fn report(heading: &Heading) -> Value {
         let figures = examples::figures();
         let verdict = Verdict::of(&figures, heading.rounds, heading.threads);
-        serde_json::from_str(&render(heading, &figures, &verdict)).unwrap()
+        serde_json::from_str(&render(heading, &figures, &verdict, None)).unwrap()
     }
 
     #[test]
@@ -229,6 +270,12 @@ mod tests {
             ("load_over_codec", json!(1.1)),
             ("first_refusal", json!("page too large")),
             ("fault", json!(null)),
+            ("written_back_pages", json!(null)),
+            ("device_bytes_written", json!(null)),
+            ("device_bytes_read", json!(null)),
+            ("write_amplification", json!(null)),
+            ("device_load_ns", json!({"mean": null, "p50": null, "p99": null})),
+            ("device_fault", json!(null)),
             ("picked_for", {
                 let alone = |question| {
                     json!({"question": question, "next_zpool": null, "next_compressor": null,
@@ -239,7 +286,27 @@ mod tests {
         ] {
             assert_eq!(good[key], value, "{key}");
         }
-        assert_eq!(good.as_object().unwrap().len(), 31);
+        assert_eq!(good.as_object().unwrap().len(), 37);
+    }
+
+    #[test]
+    fn the_trial_of_a_device_is_in_the_first_pair() {
+        let (heading, figures) = (examples::heading(), examples::figures());
+        let verdict = Verdict::of(&figures, heading.rounds, heading.threads);
+        let text = render(&heading, &figures, &verdict, Some(&Backing::example()));
+        let report: Value = serde_json::from_str(&text).unwrap();
+        for (key, value) in [
+            ("written_back_pages", json!(6)),
+            ("device_bytes_written", json!(5100)),
+            ("device_bytes_read", json!(4100)),
+            ("write_amplification", json!(1.02)),
+            ("device_load_ns", json!({"mean": 2100.0, "p50": 2000.0, "p99": 9000.0})),
+            ("device_fault", json!("page 3 came back changed")),
+        ] {
+            assert_eq!(report[0][key], value, "{key}");
+        }
+        assert_eq!(report[0]["fault"], json!(null));
+        assert_eq!(report[1]["written_back_pages"], json!(null));
     }
 
     #[test]

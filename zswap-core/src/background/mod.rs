@@ -6,6 +6,7 @@
 //! step. If user code panics in a step, the thread goes on, and its report shows the panic. After `fork`, the
 //! child does not have the thread, so dropping the [`Background`] does nothing there.
 
+pub(crate) mod cleaner;
 pub(crate) mod compactor;
 pub(crate) mod migrator;
 pub(crate) mod shrinker;
@@ -62,7 +63,7 @@ impl<S> Shared<S> {
     }
 }
 
-/// A thread that shrinks, compacts or migrates a store. `R` is the type of its report.
+/// A thread that shrinks, compacts or migrates a store, or cleans its device. `R` is the type of its report.
 ///
 /// Dropping this stops the thread. The thread first finishes the page that it is moving, or the current call of a
 /// backend's compaction, which moves at most 256 objects in `zsmalloc`. The drop waits for that. The thread does

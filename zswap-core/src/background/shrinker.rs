@@ -4,7 +4,8 @@
 //! multiplies the policy's `most_pages` by the pressure, and writes that many pages back, but no more than
 //! the pages by which the pools exceed the threshold. Pages that were loaded from the device since the last
 //! step were written back too early, so the step subtracts their number. But under pressure it writes at
-//! least one page, and at the limit it subtracts nothing. After a step that failed or wrote nothing, the
+//! least one page, and at the limit it subtracts nothing. If the pools may exceed the threshold by several segments of
+//! the device before they reach the limit, the pages of several steps are written together, so that they fill a segment. After a step that failed or wrote nothing, the
 //! pause doubles.
 
 use core::time::Duration;
@@ -14,12 +15,14 @@ use crate::background::{Background, Next, Stop};
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::limits::percent_of;
-use crate::moves::writeback::{Unreadable, WrittenBack};
+use crate::moves::writeback::{Amount, Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 
 /// The longest pause, as a multiple of the policy's pause.
 const LONGEST_PAUSE: u32 = 16;
+/// If at least this many segments of bytes lie between the threshold and the limit, full segments are written.
+const SPAN: usize = 4;
 
 /// Says how much a background shrinker writes back, and when. Each field gives its default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,18 +152,20 @@ impl Zswap {
             return Err(WritebackError::Thresholds { from_percent, accept_percent });
         }
         let mut loaded = self.counters.get(Counter::DeviceLoads);
-        let mut idle = 1;
+        let (mut idle, mut carried) = (1, 0);
         let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
             let mut done = WrittenBack::default();
             let next = match store {
                 None => Next::End,
                 Some(store) => {
-                    let step = contain(|| store.shrink_step(&policy, &mut loaded, stop));
+                    let step =
+                        contain(|| store.shrink_step(&policy, &mut loaded, &mut carried, stop));
                     done = step.unwrap_or_else(|Panicked| WrittenBack {
                         error: Some(WritebackError::Panicked),
                         ..WrittenBack::default()
                     });
-                    idle = next_pause(idle, done.pages, done.error.is_some());
+                    // A step that leaves its pages to the next one has work to do, too.
+                    idle = next_pause(idle, done.pages + carried, done.error.is_some());
                     // An unreadable page does not lengthen the pause, so its error is added only now, for the
                     // report.
                     done.error = done.error.or(done.passed_by.take());
@@ -185,6 +190,7 @@ impl Zswap {
         &self,
         policy: &ShrinkerPolicy,
         loaded: &mut u64,
+        carried: &mut usize,
         stop: &Stop<'_>,
     ) -> WrittenBack {
         let loads = self.counters.get(Counter::DeviceLoads);
@@ -192,10 +198,22 @@ impl Zswap {
         let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
         *loaded = loads;
         // It is no error if writeback is switched off for now.
-        if effort == 0 || !self.writeback.get() {
+        let Some(segments) = self.device() else { return WrittenBack::default() };
+        let from = percent_of(max, policy.from_percent);
+        let segment = segments.geometry().segment_bytes;
+        *carried = carried.saturating_add(effort);
+        if bytes < max && max - from >= SPAN * segment {
+            // Pages that do not fill a segment take a whole one of the device.
+            let mean = bytes / (self.pooled_pages().max(1) as usize);
+            if carried.saturating_mul(mean) < segment || bytes - from.min(bytes) < segment {
+                return WrittenBack::default();
+            }
+        }
+        let effort = core::mem::take(carried);
+        if effort == 0 {
             return WrittenBack::default();
         }
-        self.write_back_some(effort, Unreadable::PassedBy, &|| stop.is_set())
+        self.write_back_some(Amount::FullSegments(effort), Unreadable::PassedBy, &|| stop.is_set())
     }
 }
 

@@ -12,14 +12,16 @@
 //! | `Empty` | 0 |
 //! | `Stored` | the 52 bits of the handle that belong to the backend; the rest of the handle is the pool's tag |
 //! | `SameFilled` | the pattern, packed by zpage's `same_filled.rs` |
-//! | `OnDevice` | the number of a slot of the device |
+//! | `OnDevice` | the object's address on the device (zpage's `segments/address.rs`), which has 54 bits: the pool id's lower bits belong to it |
 //!
 //! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks a stored
 //! page that recompression did not make smaller. `referenced` marks a page that was loaded since a clock last
-//! passed it. `live` is set in every word of a node that is part of the index (`index/`). A word without
+//! passed it; for a page on the device, that it was loaded from there. Then the upper two bits of `pool id` say
+//! when (`moves/promotion.rs`). `live` is set in every word of a node that is part of the index (`index/`). A word without
 //! `live` is DEAD. DEAD is 0, so memory that was returned to the system reads as DEAD words. `lock.rs` has
 //! the rules of the lock.
 
+use zpage::segments::Address;
 use zpage::word_lock::{LOCKED, WAITERS};
 use zpool_api::BackendBits;
 
@@ -30,6 +32,9 @@ const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
 const TRIED: u64 = 1 << 60;
+/// The number of the while in which a page on the device was last loaded (`moves/promotion.rs`), above its address.
+const SEEN_SHIFT: u32 = Address::BITS;
+const _: () = assert!(SEEN_SHIFT + 2 == KIND_SHIFT);
 /// Set in every word that is not DEAD. Only such a word can be locked.
 pub(crate) const LIVE: u64 = 1 << 63;
 
@@ -72,8 +77,8 @@ pub(crate) enum Content {
     },
     /// The pattern of a same-filled page, packed by zpage's `same_filled.rs`.
     SameFilled(u64),
-    /// A slot of the device.
-    OnDevice(u32),
+    /// An object on the device.
+    OnDevice(Address),
 }
 
 /// A value of an entry word.
@@ -96,7 +101,7 @@ impl Word {
             Content::SameFilled(pattern) => {
                 Word(LIVE | (2 << KIND_SHIFT) | (pattern & PAYLOAD_MASK))
             }
-            Content::OnDevice(slot) => Word(LIVE | (3 << KIND_SHIFT) | slot as u64),
+            Content::OnDevice(at) => Word(LIVE | (3 << KIND_SHIFT) | at.bits()),
         }
     }
 
@@ -116,7 +121,7 @@ impl Word {
                 raw: self.0 & RAW != 0,
             },
             2 => Content::SameFilled(self.0 & PAYLOAD_MASK),
-            3 => Content::OnDevice(self.0 as u32),
+            3 => Content::OnDevice(Address::from_bits(self.0)),
             _ => Content::Empty,
         }
     }
@@ -165,6 +170,29 @@ impl Word {
     /// Returns the word with the `referenced` bit cleared: the page's second chance is used up.
     pub(crate) const fn unreferenced(self) -> Self {
         Word(self.0 & !REFERENCED)
+    }
+
+    /// Returns the word of a page on the device after it was loaded in the while of this number, modulo 4.
+    pub(crate) const fn seen_in(self, number: u8) -> Self {
+        Word(self.0 & !(3 << SEEN_SHIFT) | (number as u64 & 3) << SEEN_SHIFT | REFERENCED)
+    }
+
+    /// If the page is on the device, returns the number of the while in which it was last loaded, or `None` if it
+    /// was not loaded since it is there.
+    pub(crate) const fn seen_on_device(self) -> Option<Option<u8>> {
+        match self.content() {
+            Content::OnDevice(_) if self.is_referenced() => {
+                Some(Some((self.0 >> SEEN_SHIFT & 3) as u8))
+            }
+            Content::OnDevice(_) => Some(None),
+            _ => None,
+        }
+    }
+
+    /// Returns the word of a page on the device after it was moved there to `at`.
+    pub(crate) const fn with_address(self, at: Address) -> Self {
+        let kept = REFERENCED | 3 << SEEN_SHIFT;
+        Word(Word::new(Content::OnDevice(at)).0 | self.0 & kept)
     }
 
     /// Returns the word with the `tried` bit set: recompression did not make the page smaller.
@@ -238,7 +266,8 @@ mod tests {
     fn a_page_that_is_moved_keeps_its_second_chance_and_nothing_else() {
         let bits = BackendBits::truncate(PAYLOAD_MASK);
         let stored = Content::Stored { pool: PoolId::from_index(3), bits, raw: true };
-        for content in [Content::OnDevice(u32::MAX), Content::SameFilled(0), stored] {
+        let on_device = Content::OnDevice(Address::from_bits(u64::MAX));
+        for content in [on_device, Content::SameFilled(0), stored] {
             let (word, moved) = (Word::new(stored), Word::new(content));
             assert!(word.tried().is_tried() && !word.is_tried());
             assert_eq!(word.tried().content(), stored);
@@ -248,6 +277,25 @@ mod tests {
             assert_eq!(moved.unreferenced(), moved);
             assert_eq!(moved.content(), content);
         }
+    }
+
+    #[test]
+    fn a_page_on_the_device_remembers_when_it_was_loaded_there_until_it_leaves() {
+        let at = [0, (1 << Address::BITS) - 1].map(Address::from_bits);
+        for (at, other) in [(at[0], at[1]), (at[1], at[0])] {
+            let word = Word::new(Content::OnDevice(at));
+            assert_eq!(word.seen_on_device(), Some(None));
+            for number in 0..4 {
+                let seen = word.seen_in(3 - number).seen_in(number);
+                assert_eq!(seen.content(), word.content());
+                assert_eq!(seen.seen_on_device(), Some(Some(number)));
+                let moved = seen.with_address(other);
+                assert_eq!(moved.content(), Content::OnDevice(other));
+                assert_eq!(moved.seen_on_device(), Some(Some(number)));
+            }
+            assert_eq!(word.with_address(other).seen_on_device(), Some(None));
+        }
+        assert_eq!(Word::new(Content::SameFilled(u64::MAX)).referenced().seen_on_device(), None);
     }
 
     #[test]
@@ -269,8 +317,10 @@ mod tests {
 
     #[test]
     fn a_word_is_shown_as_what_it_holds() {
-        let shown = format!("{:?}", Word::new(Content::OnDevice(77)).locked());
-        for part in ["OnDevice(77)", "locked: true", "waiters: false", "dead: false"] {
+        let shown = format!("{:?}", Word::new(Content::OnDevice(Address::from_bits(77))).locked());
+        for part in
+            ["OnDevice(segment 77, bytes 0 to 0)", "locked: true", "waiters: false", "dead: false"]
+        {
             assert!(shown.contains(part), "{shown}");
         }
     }

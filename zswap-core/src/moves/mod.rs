@@ -1,7 +1,11 @@
-//! Moves pages from one pool to another, and from a pool to the device.
+//! Moves pages from one pool to another, from a pool to the device, on the device, and back.
 
+pub(crate) mod clean;
 pub(crate) mod cursors;
 pub(crate) mod migrate;
+pub(crate) mod outgoing;
+pub(crate) mod promote;
+pub(crate) mod promotion;
 pub(crate) mod recompress;
 pub(crate) mod relocate;
 pub(crate) mod tried;

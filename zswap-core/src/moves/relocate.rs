@@ -110,8 +110,13 @@ impl Zswap {
 
     /// Replaces the word of an entry if the entry still holds the object that `old` names. Returns whether it
     /// replaced the word. The caller has kept that object pinned, and its pool referenced, since it read
-    /// `old`.
-    fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl FnOnce(Word) -> Word) -> bool {
+    /// `old`; or its segment, if it is on the device.
+    pub(crate) fn replace_if_same(
+        &self,
+        entry: SwapEntry,
+        old: Word,
+        new: impl FnOnce(Word) -> Word,
+    ) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let now = locked.word();
         if now.content() != old.content() {

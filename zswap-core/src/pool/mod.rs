@@ -3,6 +3,7 @@
 //! This module turns pages into objects and objects into pages. It does not know about entries. It calls the
 //! backends and codecs, and turns their panics into errors.
 
+pub(crate) mod kept_codecs;
 mod percpu_ref;
 pub(crate) mod pools;
 pub(crate) mod recipe;
@@ -33,7 +34,8 @@ pub(crate) struct Pool {
     /// The spec that was given for the compressor.
     asked: String,
     zpool: BuiltZpool,
-    pub(crate) codec: Codec,
+    /// Segments of the device keep it, too, for the pool's pages that were written back.
+    pub(crate) codec: Arc<Codec>,
     /// Contexts and buffers for the requests of batches.
     pub(crate) spares: Spares,
     /// The budget to which the backend's pages are charged. Its charges count in the store's budget, too.
@@ -131,7 +133,7 @@ impl Pool {
             page_size: zpool.stats().page_size,
             compaction: zpool.caps().compaction,
             zpool,
-            codec: Codec::new(compressor),
+            codec: Arc::new(Codec::new(compressor)),
             spares: Spares::default(),
             charged,
             uncharged: AtomicBool::new(false),
@@ -165,9 +167,9 @@ impl Pool {
         contain(|| self.zpool.name()).unwrap_or("the backend")
     }
 
-    /// Returns the heap bytes of the contexts made so far, and of the buffers for batches.
-    pub(crate) fn context_bytes(&self) -> usize {
-        self.codec.memory_bytes().saturating_add(self.spares.memory_bytes())
+    /// Returns the heap bytes of the contexts and buffers that are kept for batches.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.spares.memory_bytes()
     }
 
     /// Returns the size of the backend's pages, in bytes.

@@ -26,6 +26,8 @@ use crate::pool::percpu_ref::PercpuRef;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use zpage::cpu;
+use zpool_api::{BackendBits, ObjRead, ZpoolError};
+use zpool_base::contained::Contained;
 
 #[derive(Debug)]
 struct Place {
@@ -239,7 +241,7 @@ pub(crate) struct PoolRef<'a> {
     at: usize,
 }
 
-impl PoolRef<'_> {
+impl<'a> PoolRef<'a> {
     /// Returns the pool's number in entry words.
     pub(crate) fn id(&self) -> PoolId {
         PoolId::from_index(self.at)
@@ -252,12 +254,41 @@ impl PoolRef<'_> {
         PoolRef { pools: self.pools, at: self.at }
     }
 
+    /// Pins an object of the pool. The result keeps the reference to the pool.
+    pub(crate) fn hold(self, bits: BackendBits) -> Result<HeldObject<'a>, ZpoolError> {
+        let object = self.pin(bits)?;
+        // SAFETY: the guard borrows from the pool. A pool that is referenced is neither moved nor dropped (the
+        // module's invariant). The guard goes into a struct together with a reference, which is dropped after it.
+        let object = unsafe {
+            core::mem::transmute::<Contained<ObjRead<'_>>, Contained<ObjRead<'a>>>(object)
+        };
+        Ok(HeldObject { object, pool: self })
+    }
+
     /// Passes the reference on to a page that was stored in the pool: it is not dropped here, but by
     /// [`Pools::page_reference`]. Returns the pool's number.
     pub(crate) fn into_page(self) -> PoolId {
         let id = self.id();
         core::mem::forget(self);
         id
+    }
+}
+
+/// A pinned object with a reference to its pool.
+#[derive(Debug)]
+pub(crate) struct HeldObject<'a> {
+    // Declared first, so dropped first: its pin ends while the pool is there.
+    object: Contained<ObjRead<'a>>,
+    pool: PoolRef<'a>,
+}
+
+impl<'a> HeldObject<'a> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.object
+    }
+
+    pub(crate) fn pool(&self) -> &PoolRef<'a> {
+        &self.pool
     }
 }
 

@@ -7,13 +7,16 @@ use zpool_api::PageBudget;
 use zpool_base::contained::{Panicked, contain};
 
 use crate::error::BuildError;
+use crate::pool::kept_codecs::KeptCodecs;
 use crate::pool::{Ingredients, Pool};
 
-/// The recipe that pools are built from, and the budget to which their pages are charged.
+/// The recipe that pools are built from, the budget to which their pages are charged, and their codecs.
 #[derive(Debug)]
 pub(crate) struct PoolRecipe {
     pub(crate) recipe: Recipe,
     pub(crate) budget: Arc<PageBudget>,
+    /// The codecs of the pools that it has built.
+    pub(crate) codecs: KeptCodecs,
 }
 
 impl PoolRecipe {
@@ -33,7 +36,10 @@ impl PoolRecipe {
         let zpool_name = zpool_name.to_owned();
         let made =
             contain(|| Pool::new(Ingredients { zpool_name, zpool, compressor, asked, charged }));
-        made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })
+        let mut made = made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
+        let shared = self.codecs.shared(&made.spec, &made.codec);
+        made.codec = shared;
+        Ok(made)
     }
 }
 

@@ -8,7 +8,7 @@
 //! | [`same_filled`] | pages that repeat one word |
 //! | [`word_lock`] | a lock in one bit of the word that stands for a page |
 //! | [`device`] | swap devices, to which pages are written back |
-//! | [`device_slots`] | the slots of a device: which are taken, which are being read, which were given up |
+//! | [`segments`] | the segments of a device: what each holds, packing, reading and cleaning |
 //! | [`builtin`] | the built-in backends and compressors |
 //!
 //! `zswap-core` and `zram` are built from these modules. You can build another kind of page store from them.
@@ -43,9 +43,9 @@ pub mod builtin;
 mod codec;
 pub mod cpu;
 pub mod device;
-pub mod device_slots;
 mod recipe;
 pub mod same_filled;
+pub mod segments;
 mod sync;
 pub mod word_lock;
 

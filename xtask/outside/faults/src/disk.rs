@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use zpage::device::{DeviceError, SwapDevice};
-use zram::{PAGE_SIZE, Page, Recompress, Writeback, Zram};
+use zpage::device::{DeviceError, Geometry, SwapDevice};
+use zram::{PAGE_SIZE, Recompress, Writeback, Zram};
 
 use crate::Seen;
 use crate::pages::{page_of, resident_kib};
@@ -103,16 +103,16 @@ pub fn recompression_wins_no_memory() -> Seen {
 struct Slow(AtomicBool);
 
 impl SwapDevice for Slow {
-    fn capacity(&self) -> u64 {
-        10
+    fn geometry(&self) -> Geometry {
+        Geometry::of_pages(10)
     }
-    fn write_page(&self, _: u64, _: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
         self.0.store(true, Ordering::SeqCst);
         thread::sleep(Duration::from_secs(2));
         Ok(())
     }
-    fn read_page(&self, slot: u64, _: &mut Page) -> Result<(), DeviceError> {
-        Err(DeviceError::Missing { slot })
+    fn read(&self, segment: u64, _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+        Err(DeviceError::Missing { segment })
     }
 }
 

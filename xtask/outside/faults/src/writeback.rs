@@ -2,28 +2,31 @@
 
 use std::sync::Arc;
 
-use zpage::device::{DeviceError, MemorySwapDevice, SwapDevice};
-use zram::{PAGE_SIZE, Page, Writeback, Zram};
+use zpage::device::{DeviceError, Geometry, MemorySwapDevice, SwapDevice};
+use zram::{PAGE_SIZE, Writeback, Zram};
 use zswap_core::{SwapEntry, Zswap};
 
 use crate::Seen;
 use crate::pages::page_of;
 
-/// A device that returns every page with one bit changed.
+/// A device that returns whatever is read from it with one bit of the object changed.
 #[derive(Debug)]
 struct Flips(MemorySwapDevice);
 
 impl SwapDevice for Flips {
-    fn capacity(&self) -> u64 {
-        self.0.capacity()
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
     }
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
-        self.0.write_page(slot, page)
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.0.write_segment(segment, bytes)
     }
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        self.0.read_page(slot, page)?;
-        page[77] ^= 4;
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.read(segment, offset, bytes)?;
+        bytes[77] ^= 4;
         Ok(())
+    }
+    fn discard(&self, segment: u64) {
+        self.0.discard(segment);
     }
 }
 

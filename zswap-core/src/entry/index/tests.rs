@@ -7,6 +7,7 @@ use super::*;
 use crate::entry::word::{Content, PoolId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zpage::segments::Address;
 use zpool_api::BackendBits;
 use zpool_base::stable::TableError;
 use zpool_base::sync::test_rng::Rng;
@@ -430,7 +431,7 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         check_marks(&index, false);
         // Most pages are written back, and a walk visits no leaf for them.
         for key in pooled_ones.iter().skip(1) {
-            keep(&index, *key, Word::new(Content::OnDevice(1)));
+            keep(&index, *key, Word::new(Content::OnDevice(Address::from_bits(1))));
         }
         check_marks(&index, false);
         assert_eq!(round(&index, 0), (vec![pooled_ones[0]], 1));

@@ -1,10 +1,9 @@
 //! A device in a file.
 //!
-//! The file belongs to the device alone (`file/open.rs`). The CRC-32 of each slot's page stays in memory
-//! (`file/sums.rs`), so reading a changed page gives an error. One such change in 2^32 goes undetected.
+//! The file belongs to the device alone (`file/open.rs`). The device keeps no record of what it wrote: the store
+//! checks what it reads.
 
 mod open;
-mod sums;
 
 use std::fs::File;
 use std::io;
@@ -13,14 +12,13 @@ use std::path::{Path, PathBuf};
 use zpool_base::fork::Leaked;
 
 pub use self::open::FileDeviceError;
-use self::sums::{Sum, Sums};
-use super::{DeviceError, SwapDevice, check};
-use crate::{PAGE_SIZE, Page};
+use super::{DeviceError, Geometry, SwapDevice};
+use crate::PAGE_SIZE;
 
-/// The most slots of a device: a file's length in bytes is an `i64`.
-const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
+/// The most bytes of a device, in whole pages: a file's length in bytes is an `i64`.
+const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64 * PAGE_SIZE as u64;
 
-/// Keeps pages in a file, each at its slot's offset. The file belongs to the device alone.
+/// Keeps segments in a file, one after the other.
 ///
 /// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
 /// empty regular file, belongs to this user, and gives other users no permission. The last component of the path
@@ -29,25 +27,27 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 /// The file is closed on exec. On Windows, only the length and the kind of the file are checked, and the file is
 /// opened without sharing instead of being locked.
 ///
-/// The file grows as pages are written. On Linux, discarding a page frees its space in the file, if the file
-/// system supports holes. Dropping the device does not delete the file. Delete it yourself: without the device
-/// its content is useless, and it may contain secrets. On Unix you may unlink the file as soon as the device is
-/// made.
+/// The file grows as segments are written. On Linux, discarding a segment frees its space in the file, if the
+/// file system supports holes. Dropping the device does not delete the file. Delete it yourself: without the
+/// device its content is useless, and it may contain secrets. On Unix you may unlink the file as soon as the
+/// device is made.
 ///
-/// If the file is truncated, overwritten or damaged, reading a changed page fails with
-/// [`DeviceError::Changed`]. The checksums that detect this take 4 bytes of memory per slot, allocated for
-/// 1024 slots at a time. A write beyond the process's file size limit (`RLIMIT_FSIZE`, `ulimit -f`) fails
-/// with [`DeviceError::FileSizeLimit`]; without this check the system would end the process by a signal. If
-/// the limit is lowered during a write, the signal may still be raised.
+/// The device keeps no checksums and takes no memory for its segments. A read beyond the end of the file, as after
+/// a truncation, fails with [`DeviceError::Missing`]. Any other change of the file goes unnoticed here: the read
+/// returns the bytes that the file holds. A store has a checksum of each object that it wrote, so loading a page
+/// whose bytes were changed fails with [`DeviceError::Corrupt`].
 ///
-/// `Send` and `Sync`. Nothing is synced: the pages do not outlive the process. In a child after `fork`
+/// A write beyond the process's file size limit (`RLIMIT_FSIZE`, `ulimit -f`) fails with
+/// [`DeviceError::FileSizeLimit`]; without this check the system would end the process by a signal. If the limit
+/// is lowered during a write, the signal may still be raised.
+///
+/// `Send` and `Sync`. Only `flush` syncs the file; the pages do not outlive the process. In a child after `fork`
 /// each call fails with [`DeviceError::Forked`], and dropping the device does nothing.
 #[derive(Debug)]
 pub struct FileSwapDevice {
     file: Leaked<Locked>,
     path: PathBuf,
-    capacity: u64,
-    sums: Leaked<Sums>,
+    geometry: Geometry,
 }
 
 /// The locked file.
@@ -61,37 +61,73 @@ impl Drop for Locked {
 }
 
 impl FileSwapDevice {
-    /// Makes a device of `capacity` slots in the file at `path`. Creates the file if it does not exist.
+    /// Makes a device of `pages` times 4096 bytes in the file at `path`, with the sizes of [`Geometry::of_pages`].
+    /// Creates the file if it does not exist.
     ///
     /// ```
-    /// use zpage::PAGE_SIZE;
     /// use zpage::device::{FileSwapDevice, SwapDevice};
     ///
     /// let path = std::env::temp_dir().join(format!("zpage-example-{}", std::process::id()));
     /// # if cfg!(miri) { return Ok(()); }
     /// let device = FileSwapDevice::create(&path, 1 << 20)?;
     /// std::fs::remove_file(&path)?;
-    /// device.write_page(5, &[7; PAGE_SIZE])?;
-    /// let mut page = [0; PAGE_SIZE];
-    /// device.read_page(5, &mut page)?;
-    /// assert_eq!(page, [7; PAGE_SIZE]);
+    /// device.write_segment(5, b"packed pages")?;
+    /// let mut back = [0; 5];
+    /// device.read(5, 7, &mut back)?;
+    /// assert_eq!(&back, b"pages");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// [`FileDeviceError::TooLarge`] if no file is long enough for `capacity` slots;
+    /// [`FileDeviceError::TooLarge`] if no file is long enough for the device;
     /// [`FileDeviceError::Io`] if the system fails to open, inspect or lock the file; one of the other
     /// variants if an existing file may not be used. A refused file keeps its content.
     ///
     /// # Blocking
     /// Blocks in the file system.
-    pub fn create(path: impl AsRef<Path>, capacity: u64) -> Result<Self, FileDeviceError> {
-        let path = path.as_ref().to_path_buf();
-        if capacity > MOST {
-            return Err(FileDeviceError::TooLarge { path, capacity, most: MOST });
+    pub fn create(path: impl AsRef<Path>, pages: u64) -> Result<Self, FileDeviceError> {
+        let bytes = u128::from(pages) * PAGE_SIZE as u128;
+        Self::create_of(path.as_ref(), bytes, Geometry::of_pages(pages))
+    }
+
+    /// Makes a device of these sizes in the file at `path`. Creates the file if it does not exist. A store refuses
+    /// to attach the device if it cannot use the sizes.
+    ///
+    /// ```
+    /// use zpage::device::{FileSwapDevice, Geometry, SwapDevice};
+    ///
+    /// let path = std::env::temp_dir().join(format!("zpage-blocks-{}", std::process::id()));
+    /// # if cfg!(miri) { return Ok(()); }
+    /// let geometry = Geometry { segments: 1 << 10, segment_bytes: 256 << 10, block_bytes: 512 };
+    /// let device = FileSwapDevice::create_with_geometry(&path, geometry)?;
+    /// std::fs::remove_file(&path)?;
+    /// device.write_segment(5, &[7; 1024])?;
+    /// let mut back = [0; 512];
+    /// device.read(5, 512, &mut back)?;
+    /// assert_eq!(back, [7; 512]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create).
+    ///
+    /// # Blocking
+    /// Blocks in the file system.
+    pub fn create_with_geometry(
+        path: impl AsRef<Path>,
+        geometry: Geometry,
+    ) -> Result<Self, FileDeviceError> {
+        let bytes = u128::from(geometry.segments) * geometry.segment_bytes as u128;
+        Self::create_of(path.as_ref(), bytes, geometry)
+    }
+
+    fn create_of(path: &Path, bytes: u128, geometry: Geometry) -> Result<Self, FileDeviceError> {
+        let path = path.to_path_buf();
+        if bytes > u128::from(MOST) {
+            return Err(FileDeviceError::TooLarge { path, bytes, most: MOST });
         }
         let file = Leaked::new(Locked(open::open(&path)?));
-        Ok(FileSwapDevice { file, path, capacity, sums: Leaked::default() })
+        Ok(FileSwapDevice { file, path, geometry })
     }
 
     /// Returns the path that the device was created with.
@@ -99,60 +135,50 @@ impl FileSwapDevice {
         &self.path
     }
 
-    /// Returns the file. Fails in a child after `fork`, or if there is no such slot.
-    fn file(&self, slot: u64) -> Result<&File, DeviceError> {
-        if !self.file.is_here() {
-            return Err(DeviceError::Forked);
-        }
-        check(slot, self.capacity)?;
-        Ok(&self.file.0)
+    /// Returns the file. Fails in a child after `fork`.
+    fn file(&self) -> Result<&File, DeviceError> {
+        if self.file.is_here() { Ok(&self.file.0) } else { Err(DeviceError::Forked) }
     }
-}
 
-fn offset(slot: u64) -> u64 {
-    slot * PAGE_SIZE as u64
+    /// Returns the file and the place of a range in it. Fails in a child after `fork`, or if the device has no such
+    /// range.
+    fn place(&self, segment: u64, offset: usize, len: usize) -> Result<(&File, u64), DeviceError> {
+        let file = self.file()?;
+        self.geometry.check(segment, offset, len)?;
+        Ok((file, segment * self.geometry.segment_bytes as u64 + offset as u64))
+    }
 }
 
 impl SwapDevice for FileSwapDevice {
-    fn capacity(&self) -> u64 {
-        self.capacity
+    fn geometry(&self) -> Geometry {
+        self.geometry
     }
 
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
-        let file = self.file(slot)?;
-        let at = offset(slot);
-        if let Some(limit) = file_size_limit().filter(|limit| at + PAGE_SIZE as u64 > *limit) {
-            return Err(DeviceError::FileSizeLimit { slot, limit });
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        let (file, at) = self.place(segment, 0, bytes.len())?;
+        let end = at + bytes.len() as u64;
+        if let Some(limit) = file_size_limit().filter(|limit| end > *limit) {
+            return Err(DeviceError::FileSizeLimit { segment, limit });
         }
-        self.sums.reserve(slot)?;
-        self.sums.set(slot, None);
-        write_all_at(file, page, at).map_err(|error| DeviceError::io("write", slot, &error))?;
-        self.sums.set(slot, Some(Sum::of(page)));
-        Ok(())
+        write_all_at(file, bytes, at).map_err(|error| DeviceError::io("write", segment, &error))
     }
 
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        let file = self.file(slot)?;
-        let sum = self.sums.get(slot).ok_or(DeviceError::Missing { slot })?;
-        match read_exact_at(file, page, offset(slot)) {
-            Ok(()) if Sum::of(page) == sum => Ok(()),
-            Ok(()) => Err(DeviceError::Changed { slot }),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(DeviceError::Changed { slot })
-            }
-            Err(error) => Err(DeviceError::io("read", slot, &error)),
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let (file, at) = self.place(segment, offset, bytes.len())?;
+        read_exact_at(file, bytes, at).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => DeviceError::Missing { segment },
+            _ => DeviceError::io("read", segment, &error),
+        })
+    }
+
+    fn discard(&self, segment: u64) {
+        if let Ok((file, at)) = self.place(segment, 0, 0) {
+            punch(file, at, self.geometry.segment_bytes as u64);
         }
     }
 
-    fn discard(&self, slot: u64) {
-        if let Ok(file) = self.file(slot) {
-            self.sums.set(slot, None);
-            punch(file, offset(slot));
-        }
-    }
-
-    fn memory_bytes(&self) -> usize {
-        if self.file.is_here() { self.sums.memory_bytes() } else { 0 }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.file()?.sync_data().map_err(|error| DeviceError::io("flush", 0, &error))
     }
 }
 
@@ -209,17 +235,17 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
     Ok(())
 }
 
-/// Frees the disk space of one page of the file. If the file system does not support this, the space stays
-/// allocated, and is used again when the slot is written.
+/// Frees the disk space of `len` bytes of the file. If the file system does not support this, the space stays
+/// allocated, and is used again when the segment is written.
 #[cfg(all(target_os = "linux", not(miri)))]
-fn punch(file: &File, at: u64) {
+fn punch(file: &File, at: u64, len: u64) {
     use rustix::fs::{FallocateFlags, fallocate};
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let _ = fallocate(file, flags, at, PAGE_SIZE as u64);
+    let _ = fallocate(file, flags, at, len);
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
-fn punch(_file: &File, _at: u64) {}
+fn punch(_file: &File, _at: u64, _len: u64) {}
 
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;

@@ -3,8 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::{DeviceError, SwapDevice};
-use crate::Page;
+use super::{DeviceError, Geometry, SwapDevice};
 
 /// Wraps a device and sleeps before each read and write, to test stores on a slow device.
 ///
@@ -13,13 +12,12 @@ use crate::Page;
 /// ```
 /// use std::sync::Arc;
 /// use std::time::{Duration, Instant};
-/// use zpage::PAGE_SIZE;
 /// use zpage::device::{MemorySwapDevice, SwapDevice, ThrottledSwapDevice};
 ///
 /// let delay = Duration::from_millis(1);
-/// let device = ThrottledSwapDevice::new(Arc::new(MemorySwapDevice::new(8)), delay);
+/// let device = ThrottledSwapDevice::new(Arc::new(MemorySwapDevice::new(64)), delay);
 /// let begin = Instant::now();
-/// device.write_page(0, &[7; PAGE_SIZE])?;
+/// device.write_segment(0, b"packed pages")?;
 /// assert!(begin.elapsed() >= delay);
 /// # Ok::<(), zpage::device::DeviceError>(())
 /// ```
@@ -37,22 +35,26 @@ impl ThrottledSwapDevice {
 }
 
 impl SwapDevice for ThrottledSwapDevice {
-    fn capacity(&self) -> u64 {
-        self.inner.capacity()
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
     }
 
-    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         std::thread::sleep(self.delay);
-        self.inner.write_page(slot, page)
+        self.inner.write_segment(segment, bytes)
     }
 
-    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+    fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         std::thread::sleep(self.delay);
-        self.inner.read_page(slot, page)
+        self.inner.read(segment, offset, bytes)
     }
 
-    fn discard(&self, slot: u64) {
-        self.inner.discard(slot);
+    fn discard(&self, segment: u64) {
+        self.inner.discard(segment);
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.inner.flush()
     }
 
     fn inner(&self) -> &[Arc<dyn SwapDevice>] {
@@ -61,5 +63,32 @@ impl SwapDevice for ThrottledSwapDevice {
 
     fn memory_bytes(&self) -> usize {
         self.inner.memory_bytes()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::{FaultySwapDevice, MemorySwapDevice};
+    use std::time::Instant;
+
+    #[test]
+    fn each_read_and_write_takes_the_delay_and_reaches_the_device() {
+        let delay = Duration::from_millis(5);
+        let memory = Arc::new(MemorySwapDevice::new(100));
+        let faulty = Arc::new(FaultySwapDevice::new(memory.clone()));
+        let device = ThrottledSwapDevice::new(faulty.clone(), delay);
+        assert_eq!(device.geometry(), memory.geometry());
+        let begin = Instant::now();
+        device.write_segment(1, b"packed pages").unwrap();
+        let written = begin.elapsed();
+        let mut back = [0; 5];
+        device.read(1, 7, &mut back).unwrap();
+        assert!(written >= delay && begin.elapsed() >= 2 * delay);
+        assert_eq!((&back, memory.segments()), (b"pages", 1));
+        faulty.fail_flushes(0, 1);
+        assert!(device.flush().is_err() && device.flush().is_ok());
+        device.discard(1);
+        assert_eq!(memory.segments(), 0);
     }
 }

@@ -30,14 +30,17 @@ pub enum FileDeviceError {
         /// The system's error.
         source: io::Error,
     },
-    /// The device has more slots than fit in a file.
-    #[error("{}: a file has no room for {capacity} slots: use at most {most}", path.display())]
+    /// The device has more bytes than fit in a file.
+    #[error(
+        "{}: a file has no room for {} pages ({bytes} bytes): use at most {} pages ({most} bytes)",
+        path.display(), bytes.div_ceil(PAGE_SIZE as u128), most / PAGE_SIZE as u64
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Slots asked for.
-        capacity: u64,
-        /// The most slots that fit in a file.
+        /// Bytes asked for.
+        bytes: u128,
+        /// The most bytes that fit in a file, in whole pages.
         most: u64,
     },
     /// The path names something other than a regular file. On Unix, a symbolic link at its end is not followed.

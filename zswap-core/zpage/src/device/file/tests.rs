@@ -25,85 +25,175 @@ impl Drop for Folder {
     }
 }
 
-fn page(n: u8) -> Page {
-    let mut page = [n; PAGE_SIZE];
-    page[PAGE_SIZE / 2..].fill(n ^ 0x55);
-    page
+/// Returns bytes that differ from segment to segment, and at each offset from those at the next offsets.
+fn bytes(segment: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8 ^ (segment as u8 + 1)).collect()
 }
 
 #[test]
-fn pages_come_back_and_discarded_ones_take_no_space() {
-    let folder = Folder::new("pages");
-    let device = FileSwapDevice::create(folder.at("new"), 100).unwrap();
-    // A page of zeros is a page like any other.
-    for (slot, n) in [(0, 1), (99, 0), (7, 3)] {
-        device.write_page(slot, &page(n)).unwrap();
+fn segments_come_back_whichever_their_sizes_are() {
+    let folder = Folder::new("segments");
+    for (segment_bytes, block_bytes) in [(65536, 1), (8192, 512), (1 << 18, 4096)] {
+        let geometry = Geometry { segments: 10, segment_bytes, block_bytes };
+        let path = folder.at(&format!("{block_bytes}"));
+        let device = FileSwapDevice::create_with_geometry(&path, geometry).unwrap();
+        assert_eq!(device.geometry(), geometry);
+        let short = 8 * block_bytes.min(1024);
+        for segment in [9, 0, 4] {
+            device.write_segment(segment, &bytes(segment, segment_bytes)).unwrap();
+        }
+        device.write_segment(3, &bytes(3, short)).unwrap();
+        device.flush().unwrap();
+        for (segment, len) in
+            [(0, segment_bytes), (3, short), (4, segment_bytes), (9, segment_bytes)]
+        {
+            let written = bytes(segment, len);
+            for range in [0..len, block_bytes..len, 0..block_bytes, len - block_bytes..len] {
+                let mut back = vec![9; range.len()];
+                device.read(segment, range.start, &mut back).unwrap();
+                assert_eq!(back, written[range], "segment {segment}");
+            }
+        }
+        assert_eq!((device.memory_bytes(), device.path()), (0, &*path));
     }
-    device.write_page(5, &[0; PAGE_SIZE]).unwrap();
-    let mut back = [9; PAGE_SIZE];
-    for (slot, n) in [(7, 3), (0, 1), (99, 0)] {
-        device.read_page(slot, &mut back).unwrap();
-        assert_eq!(back, page(n));
-    }
-    device.read_page(5, &mut back).unwrap();
-    assert_eq!(back, [0; PAGE_SIZE]);
-    for slot in [6, 98] {
-        assert_eq!(device.read_page(slot, &mut back), Err(DeviceError::Missing { slot }));
-    }
-    let beyond = Err(DeviceError::OutOfRange { slot: 100, capacity: 100 });
-    assert_eq!(device.write_page(100, &back), beyond);
-    assert_eq!(device.read_page(100, &mut back), beyond);
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
-        let before = device.file.0.metadata().unwrap();
-        assert_eq!(before.permissions().mode() & 0o777, 0o600);
-        device.discard(7);
-        let after = device.file.0.metadata().unwrap();
-        assert!(after.blocks() <= before.blocks() && after.len() == before.len());
-    }
-    device.discard(7);
-    device.discard(100);
-    assert_eq!(device.read_page(7, &mut back), Err(DeviceError::Missing { slot: 7 }));
-    device.write_page(7, &page(8)).unwrap();
-    device.read_page(7, &mut back).unwrap();
-    assert!(back == page(8) && device.memory_bytes() >= 4 * 100);
 }
 
 #[test]
-fn a_file_that_somebody_changed_gives_errors_and_no_pages() {
+fn a_range_beyond_the_device_or_of_broken_blocks_is_refused() {
+    let folder = Folder::new("ranges");
+    let geometry = Geometry { segments: 4, segment_bytes: 8192, block_bytes: 512 };
+    let device = FileSwapDevice::create_with_geometry(folder.at("file"), geometry).unwrap();
+    let mut buffer = [7; 8704];
+    let beyond =
+        |segment, start, end| Err(DeviceError::OutOfRange { segment, start, end, geometry });
+    let broken =
+        |start, end| Err(DeviceError::Unaligned { segment: 3, start, end, block_bytes: 512 });
+    assert_eq!(device.write_segment(4, &buffer[..512]), beyond(4, 0, 512));
+    assert_eq!(device.write_segment(u64::MAX, &buffer[..512]), beyond(u64::MAX, 0, 512));
+    assert_eq!(device.write_segment(3, &buffer), beyond(3, 0, 8704));
+    assert_eq!(device.write_segment(3, &buffer[..500]), broken(0, 500));
+    device.discard(4);
+    assert_eq!(device.file.0.metadata().unwrap().len(), 0, "nothing was written");
+    device.write_segment(3, &buffer[..8192]).unwrap();
+    assert_eq!(device.read(4, 0, &mut buffer[..512]), beyond(4, 0, 512));
+    assert_eq!(device.read(3, 7680, &mut buffer[..1024]), beyond(3, 7680, 8704));
+    assert_eq!(device.read(3, 256, &mut buffer[..512]), broken(256, 768));
+    assert_eq!(device.read(3, 512, &mut buffer[..100]), broken(512, 612));
+    assert_eq!(device.read(3, 7680, &mut buffer[..512]), Ok(()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_discarded_segment_takes_no_space_and_its_neighbours_stay() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("holes");
+    let device = FileSwapDevice::create(folder.at("new"), 160).unwrap();
+    let len = device.geometry().segment_bytes;
+    for segment in 0..4 {
+        device.write_segment(segment, &bytes(segment, len)).unwrap();
+    }
+    let before = device.file.0.metadata().unwrap();
+    assert_eq!(before.permissions().mode() & 0o777, 0o600);
+    device.discard(2);
+    device.discard(3);
+    device.discard(9);
+    device.discard(10);
+    assert_eq!(device.file.0.metadata().unwrap().len(), before.len());
+    let mut back = vec![9; len];
+    for segment in 0..2 {
+        device.read(segment, 0, &mut back).unwrap();
+        assert_eq!(back, bytes(segment, len));
+    }
+    let probe = fs::File::create(folder.at("probe")).unwrap();
+    probe.set_len(4096).unwrap();
+    use rustix::fs::{FallocateFlags, fallocate};
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if fallocate(&probe, flags, 0, 4096).is_ok() {
+        for segment in 2..4 {
+            device.read(segment, 0, &mut back).unwrap();
+            assert!(back.iter().all(|byte| *byte == 0), "segment {segment} is a hole");
+        }
+    }
+    device.write_segment(2, &bytes(8, len)).unwrap();
+    device.read(2, 0, &mut back).unwrap();
+    assert_eq!(back, bytes(8, len));
+}
+
+#[test]
+fn a_file_that_shrank_or_was_replaced_is_an_error_or_stays_in_use() {
     let folder = Folder::new("changed");
     let path = folder.at("file");
-    let device = FileSwapDevice::create(&path, 100).unwrap();
-    (0..10).for_each(|slot| device.write_page(slot, &page(slot as u8 + 1)).unwrap());
-    let mut back = [0; PAGE_SIZE];
+    let device = FileSwapDevice::create(&path, 160).unwrap();
+    let len = device.geometry().segment_bytes;
+    assert_eq!(len, 65536);
+    (0..10).for_each(|segment| device.write_segment(segment, &bytes(segment, len)).unwrap());
+    let mut back = vec![0; len];
     let mut check = |what: &str, good: std::ops::Range<u64>| {
-        for slot in 0..10 {
-            let read = device.read_page(slot, &mut back);
-            let expected =
-                if good.contains(&slot) { Ok(()) } else { Err(DeviceError::Changed { slot }) };
-            assert_eq!(read, expected, "{what}: slot {slot}");
-            assert!(read.is_err() || back == page(slot as u8 + 1));
+        for segment in 0..10 {
+            let read = device.read(segment, 0, &mut back);
+            let missing = Err(DeviceError::Missing { segment });
+            let expected = if good.contains(&segment) { Ok(()) } else { missing };
+            assert_eq!(read, expected, "{what}: segment {segment}");
+            assert!(read.is_err() || back == bytes(segment, len), "{what}: segment {segment}");
         }
     };
     check("unchanged", 0..10);
     let theirs = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    // The file is cut within a page, then extended to its old length: the rest of that page is zeros.
-    theirs.set_len(8 * PAGE_SIZE as u64 + 100).unwrap();
+    theirs.set_len(8 * len as u64 + 100).unwrap();
     check("shorter", 0..8);
-    theirs.set_len(10 * PAGE_SIZE as u64).unwrap();
-    check("extended again", 0..8);
-    write_all_at(&theirs, &[0xAB], 3).unwrap();
-    check("overwritten", 1..8);
+    let mut few = [0; 100];
+    assert_eq!(device.read(8, 0, &mut few), Ok(()));
+    assert_eq!(few, bytes(8, len)[..100]);
+    assert_eq!(device.read(8, 1, &mut few), Err(DeviceError::Missing { segment: 8 }));
     theirs.set_len(0).unwrap();
     check("empty", 0..0);
-    // After that, a page can be written and read again.
-    device.write_page(4, &page(5)).unwrap();
-    check("empty, and one written", 4..5);
+    (0..5).for_each(|segment| device.write_segment(segment, &bytes(segment, len)).unwrap());
+    check("empty, and some written", 0..5);
     // The device keeps the file that it opened, not another one under the same name.
     fs::rename(&path, folder.at("moved")).unwrap();
-    fs::write(&path, [7; 3 * PAGE_SIZE]).unwrap();
-    check("another file in its place", 4..5);
+    fs::write(&path, [7; 30000]).unwrap();
+    check("another file in its place", 0..5);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_gets_errors_and_leaves_the_file_locked() {
+    let folder = Folder::new("forked");
+    let path = folder.at("file");
+    let mut device = Some(FileSwapDevice::create(&path, 160).unwrap());
+    assert!(crate::device::tests::in_child(|| {
+        let device = device.take().unwrap();
+        let mut back = [0; 100];
+        assert_eq!(device.write_segment(1, &back), Err(DeviceError::Forked));
+        assert_eq!(device.read(0, 0, &mut back), Err(DeviceError::Forked));
+        assert_eq!(device.flush(), Err(DeviceError::Forked));
+        device.discard(0);
+        drop(device);
+    }));
+    let refused = FileSwapDevice::create(&path, 160).unwrap_err();
+    assert!(matches!(refused, FileDeviceError::InUse { .. }), "{refused}");
+    assert_eq!(device.unwrap().write_segment(0, b"packed pages"), Ok(()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let folder = Folder::new("limit");
+    // The limit is set in a child, since it is the whole process's.
+    assert!(crate::device::tests::in_child(|| {
+        let device = FileSwapDevice::create(folder.at("file"), 160).unwrap();
+        let limit = 65536 + 1000;
+        let was = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
+        let refused = |segment| Err(DeviceError::FileSizeLimit { segment, limit });
+        assert_eq!(device.write_segment(1, &[7; 1001]), refused(1));
+        assert_eq!(device.write_segment(9, &[7; 1]), refused(9));
+        assert_eq!(device.write_segment(1, &[7; 1000]), Ok(()));
+        assert_eq!(device.write_segment(0, &[7; 65536]), Ok(()));
+        setrlimit(Resource::Fsize, was).unwrap();
+        assert_eq!(device.write_segment(1, &[7; 1001]), Ok(()));
+    }));
 }
 
 #[test]
@@ -117,12 +207,12 @@ fn a_file_is_one_devices() {
     };
     let first = FileSwapDevice::create(&path, 9).unwrap();
     in_use(&path);
-    first.write_page(0, &page(1)).unwrap();
+    first.write_segment(0, &bytes(0, 4096)).unwrap();
     in_use(&path);
     fs::hard_link(&path, folder.at("other-name")).unwrap();
     in_use(&folder.at("other-name"));
-    let mut back = [0; PAGE_SIZE];
-    assert!(first.read_page(0, &mut back).is_ok() && back == page(1));
+    let mut back = [0; 4096];
+    assert!(first.read(0, 0, &mut back).is_ok() && back[..] == bytes(0, 4096));
     drop(first);
     let full = FileSwapDevice::create(&path, 9).unwrap_err();
     assert!(matches!(full, FileDeviceError::NotEmpty { bytes: 4096, .. }), "{full}");
@@ -141,9 +231,36 @@ fn a_file_with_something_in_it_is_left_alone() {
     assert!(matches!(refused, FileDeviceError::NotEmpty { bytes: 4, .. }), "{refused}");
     assert_eq!(io::Error::from(refused).kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&path).unwrap(), b"dear");
-    let refused = FileSwapDevice::create(folder.at("large"), MOST + 1).unwrap_err();
-    assert!(matches!(refused, FileDeviceError::TooLarge { most: MOST, .. }), "{refused}");
-    assert!(!folder.at("large").exists());
+}
+
+#[test]
+fn a_device_that_fits_in_no_file_is_refused() {
+    let folder = Folder::new("large");
+    let path = folder.at("file");
+    let refused = |device: Result<FileSwapDevice, FileDeviceError>, bytes: u128| {
+        let refused = device.unwrap_err();
+        let FileDeviceError::TooLarge { bytes: asked, most: MOST, .. } = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!(asked, bytes);
+        let said = refused.to_string();
+        let pages = bytes.div_ceil(4096);
+        assert!(said.contains(&format!("{pages} pages ({bytes} bytes)")), "{said}");
+        assert!(
+            said.contains("at most 2251799813685247 pages (9223372036854771712 bytes)"),
+            "{said}"
+        );
+        assert!(!path.exists());
+    };
+    for pages in [1 << 51, u64::MAX] {
+        refused(FileSwapDevice::create(&path, pages), u128::from(pages) << 12);
+    }
+    for segments in [1 << 47, u64::MAX] {
+        let geometry = Geometry { segments, ..Geometry::of_pages(64) };
+        let device = FileSwapDevice::create_with_geometry(&path, geometry);
+        refused(device, u128::from(segments) << 16);
+    }
+    assert!(FileSwapDevice::create(&path, (1 << 51) - 1).is_ok());
 }
 
 #[cfg(target_os = "linux")]

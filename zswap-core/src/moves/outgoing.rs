@@ -1,0 +1,127 @@
+//! Pages on their way to the device: their objects are copied into a segment, which is then written.
+//!
+//! From the moment that an entry's word is read until it is compared with the entry's word again, the object stays
+//! pinned and its pool stays referenced, for the reason that `relocate.rs` gives. So other threads may load,
+//! overwrite and invalidate the page during the write, and they find it in exactly one place.
+
+use zpage::PAGE_SIZE;
+use zpage::device::DeviceError;
+use zpage::segments::{Draft, Segments};
+use zpool_api::ZpoolError;
+
+use crate::entry::word::{Content, Word};
+use crate::error::{LoadError, WritebackError};
+use crate::moves::clean::Names;
+use crate::pool::pools::HeldObject;
+use crate::{SwapEntry, Zswap};
+
+/// Room for this many pages is allocated at first.
+const FEW: usize = 64;
+
+/// A page whose object is in the draft.
+struct Leaving<'s> {
+    entry: SwapEntry,
+    /// The entry's word at the moment when the object was pinned.
+    word: Word,
+    /// Pins the object. Dropped when the entry was compared.
+    object: Option<HeldObject<'s>>,
+}
+
+/// A segment that is being filled, and the pages whose objects are in it.
+pub(crate) struct Outgoing<'s> {
+    store: &'s Zswap,
+    draft: Draft<'s>,
+    pages: Vec<Leaving<'s>>,
+}
+
+/// What became of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Added {
+    Yes,
+    /// The segment has no room for its object.
+    NoRoom,
+    /// The page was loaded since the clock last passed it. Its second chance is used up.
+    Spared,
+    /// The entry holds no object.
+    PassedBy,
+}
+
+impl<'s> Outgoing<'s> {
+    /// Begins a segment. If none is free, cleans some.
+    pub(crate) fn begin(store: &'s Zswap, segments: &'s Segments) -> Result<Self, DeviceError> {
+        let draft = segments.draft_or_clean(&Names(store))?;
+        Ok(Outgoing { store, draft, pages: Vec::new() })
+    }
+
+    /// Returns the number of pages in the segment.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Adds the page of an entry. If the page was loaded since the clock last passed it and `in_use_too` is
+    /// false, gives it a second chance instead.
+    pub(crate) fn add(
+        &mut self,
+        entry: SwapEntry,
+        in_use_too: bool,
+    ) -> Result<Added, WritebackError> {
+        let unread = |source| WritebackError::Load(LoadError::Pool { entry, source });
+        let room = if self.pages.is_empty() { FEW } else { 1 };
+        if self.pages.try_reserve(room).is_err() {
+            if self.pages.is_empty() {
+                return Err(self.store.not_written(entry, DeviceError::OutOfMemory));
+            }
+            return Ok(Added::NoRoom);
+        }
+        let Some(mut locked) = self.store.index.lock(entry.key()) else {
+            return Ok(Added::PassedBy);
+        };
+        let word = locked.word();
+        let Content::Stored { pool, bits, .. } = word.content() else {
+            return Ok(Added::PassedBy);
+        };
+        if word.is_referenced() && !in_use_too {
+            locked.replace(word.unreferenced());
+            return Ok(Added::Spared);
+        }
+        let object = self.store.pools.of_page(pool).hold(bits);
+        // Unlock before the object is dropped, since that may drop the pool's last reference.
+        drop(locked);
+        let object = object.map_err(unread)?;
+        // A faulty backend may return other bytes than it was given.
+        match object.bytes().len() {
+            0 => return Err(unread(ZpoolError::EmptyObject)),
+            1..=PAGE_SIZE => {}
+            size => {
+                let (max, backend) = (PAGE_SIZE, "a pool of the store");
+                return Err(unread(ZpoolError::ObjectTooLarge { size, max, backend }));
+            }
+        }
+        if !self.draft.push(entry.key(), &object.pool().codec, object.bytes()) {
+            return Ok(Added::NoRoom);
+        }
+        self.pages.push(Leaving { entry, word, object: Some(object) });
+        Ok(Added::Yes)
+    }
+
+    /// Writes the segment, and lets the entries name the objects there. Returns the number of pages that moved,
+    /// or the device's error with the entry of the first page. A page that was overwritten, invalidated or moved
+    /// meanwhile is left out.
+    pub(crate) fn write(self) -> Result<usize, (SwapEntry, DeviceError)> {
+        let Outgoing { store, draft, mut pages } = self;
+        let Some(first) = pages.first().map(|page| page.entry) else { return Ok(0) };
+        let written = draft.write().map_err(|error| (first, error))?;
+        Ok(written.install(|number, at| {
+            let Leaving { entry, word, object } = &mut pages[number];
+            let new = |word: Word| word.unreferenced().moved_to(Content::OnDevice(at));
+            let moved = store.replace_if_same(*entry, *word, new);
+            // The comparison is done, so the object need not stay pinned.
+            drop(object.take());
+            if moved {
+                // SAFETY: this thread took the object's word out of the entry, and discards it only here.
+                unsafe { store.discard(word.content()) };
+            }
+            moved
+        }))
+    }
+}
