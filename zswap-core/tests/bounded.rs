@@ -72,7 +72,7 @@ fn entries_without_pool_memory_cost_a_store_at_the_limit_nothing() {
 #[test]
 fn second_chances_end() {
     let device = Arc::new(MemorySwapDevice::new(1 << 20));
-    let count = 2000;
+    let count = 5000;
     let builder = Zswap::builder().zpool("zbud").compressor("null").swap_device(device);
     let store = builder.max_pool_bytes(count as usize * PAGE_SIZE).build().unwrap();
     (0..count).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
@@ -82,8 +82,9 @@ fn second_chances_end() {
         let before = store.stats().clock_entries;
         store.store(at(100_000 + n), &marked(n, 1)).unwrap();
         let visited = store.stats().clock_entries - before;
-        // The walk wrote a segment back: 15 such pages, each after at most 64 second chances.
-        assert!(visited <= 16 * 65, "{visited} entries for one store");
+        // The walk wrote full segments with at least 32 pages back: three of 15 such pages, each after at most 64
+        // second chances.
+        assert!(visited <= 46 * 65, "{visited} entries for one store");
         walks += u64::from(visited > 0);
     }
     // Pages that are loaded twice come back into the pools. So walks are needed again and again.

@@ -54,7 +54,7 @@ pub(crate) enum Amount {
     Pages(usize),
     /// A full segment.
     Segment,
-    /// Full segments with at least [`ROOM`] pages.
+    /// Full segments with at least [`ROOM`] pages; fewer pages, if there are no more in the pools.
     Room,
     /// At most this many pages: fewer, if one full segment was written and the rest would not fill another.
     FullSegments(usize),
@@ -179,7 +179,7 @@ impl Zswap {
                 Ok(Step::On)
             });
             done.error = walked.err();
-            if stop() {
+            if stop() || amount == Amount::Room && writer.full > 0 {
                 // The pages in an unfinished segment stay where they are.
                 writer.outgoing = None;
             }

@@ -111,6 +111,10 @@ impl Cleaning<'_> {
 
     fn put_back_some(&mut self, kept: usize, but: Option<u32>) -> u64 {
         let Some(memory) = &mut self.memory else { return 0 };
+        // The device may have forked, and returned in the child.
+        if !self.segments.is_here() {
+            return 0;
+        }
         let mut emptied = 0;
         for segment in memory.victims.drain(kept..).filter(|segment| Some(*segment) != but) {
             let (empty, released) = self.segments.with(|table| {
@@ -150,8 +154,9 @@ impl Segments {
     /// cleans, waits until it has finished, and does nothing else.
     ///
     /// # Errors
-    /// The device's error if a segment cannot be written; [`DeviceError::OutOfMemory`] if there is no memory for the record of a segment; [`DeviceError::Forked`] in
-    /// a child after `fork`. No object is lost, and those that were moved stay where they are now.
+    /// The device's error if a segment cannot be written; [`DeviceError::OutOfMemory`] if there is no memory for the
+    /// record of a segment; [`DeviceError::Forked`] in a child after `fork`. No object is lost, and those that were
+    /// moved stay where they are now. A segment that cannot be read is no error: [`Cleaned::failed`].
     ///
     /// # Blocking
     /// Blocks in the device, and while another thread cleans.
@@ -184,8 +189,9 @@ impl Segments {
         Ok(cleaned)
     }
 
-    /// Begins a segment. If none is free, cleans some; if other threads use them, waits for those: for cleaning as long as it
-    /// takes, otherwise at most ten seconds.
+    /// Begins a segment. If none is free, cleans some; if other threads use them, waits for those: for cleaning as
+    /// long as it takes, otherwise at most ten seconds. Takes a segment that could not be written only if nothing
+    /// else helps.
     ///
     /// # Errors
     /// [`DeviceError::Full`] if no segment is free and none is worth cleaning; those of [`Segments::draft`] and
@@ -216,8 +222,8 @@ impl Segments {
         }
     }
 
-    /// If another thread cleans, waits until it ends, or a little less, and returns `None`. Returns `None` also if this thread cleans already: the
-    /// device has called the store that uses it.
+    /// If another thread cleans, waits until it ends, or a little less, and returns `None`. Returns `None` also if
+    /// this thread cleans already: the device has called the store that uses it.
     fn begin_cleaning(&self, waited: &mut bool) -> Option<Cleaning<'_>> {
         // Under the model checker all threads share one system thread, and no device calls a store.
         let me = (!MODEL).then(|| std::thread::current().id());
@@ -234,7 +240,7 @@ impl Segments {
         Some(Cleaning { segments: self, memory: Some(memory) })
     }
 
-    /// Fills one segment from others, and writes it, unless that would win nothing.
+    /// Fills one segment from others, and writes it, unless that would gain nothing.
     fn clean_once(
         &self,
         cleaning: &mut Cleaning<'_>,

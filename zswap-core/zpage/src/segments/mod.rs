@@ -16,8 +16,8 @@
 //! is lost, and none is used twice.
 //!
 //! # Locks
-//! *Segments of the device*: a leaf mutex, held briefly. Only taking a segment that was never used may allocate
-//! under it. The device is called, and codecs are dropped, without it. Pinning neither allocates nor waits, since
+//! *Segments of the device*: a leaf mutex, held briefly. Only taking a segment that was never used, and freeing the
+//! last one in use, may call the allocator under it. The device is called, and codecs are dropped, without it. Pinning neither allocates nor waits, since
 //! it is done under an entry's lock.
 //!
 //! *Cleaning*: one thread cleans at a time. It holds no lock while it reads and writes segments, and takes one

@@ -222,7 +222,12 @@ impl Table {
             self.records.pop();
         }
         if self.records.len() < self.records.capacity() / 2 {
-            self.records.shrink_to(self.records.len() + self.records.len() / 4);
+            // `Vec::shrink_to` would abort if there is no memory for the smaller table.
+            let mut smaller = Vec::new();
+            if smaller.try_reserve_exact(self.records.len() + self.records.len() / 4).is_ok() {
+                smaller.append(&mut self.records);
+                self.records = smaller;
+            }
         }
     }
 

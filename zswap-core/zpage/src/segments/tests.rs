@@ -48,6 +48,8 @@ over_both_seals! {
     objects_near_each_other_share_a_read_and_each_has_its_own_result
     one_segment_that_cannot_be_written_does_not_stop_the_others
     a_segment_that_only_readers_keep_is_not_cleaned_and_is_in_flight
+    the_table_of_segments_shrinks_when_they_are_free
+    a_device_that_fails_all_writes_makes_nobody_wait
     #[cfg_attr(miri, ignore = "thousands of objects")]
     threads_that_write_read_drop_and_clean_find_their_objects
 }
@@ -369,6 +371,23 @@ fn one_segment_that_cannot_be_written_does_not_stop_the_others(over: Over) {
     assert_eq!((written, segments.figures().segments), (6, 6));
 }
 
+fn a_device_that_fails_all_writes_makes_nobody_wait(over: Over) {
+    let device =
+        Arc::new(FaultySwapDevice::new(Arc::new(MemorySwapDevice::with_geometry(small(3)))));
+    let segments = over.segments(device.clone());
+    let (codec, map) = (codec(), Map::default());
+    device.fail_writes(0, 20);
+    for _ in 0..20 {
+        let mut draft = segments.draft_or_clean(&map).unwrap();
+        assert!(draft.push(7, &codec, &object(7, 0, 100)));
+        assert!(draft.write().is_err());
+        assert!(!segments.is_in_flight(), "what could not be written is not in flight");
+    }
+    let mut draft = segments.draft_or_clean(&map).unwrap();
+    assert!(draft.push(7, &codec, &object(7, 0, 100)));
+    assert_eq!(draft.write().unwrap().install(|_, _| true), 1);
+}
+
 fn the_codec_is_kept_until_the_last_object_is_gone(over: Over) {
     let (_device, segments) = over.attach(small(8));
     let codecs: [_; 9] = [(); 9].map(|()| codec());
@@ -620,6 +639,25 @@ fn a_segment_that_only_readers_keep_is_not_cleaned_and_is_in_flight(over: Over) 
     drop(reader);
     assert!(!segments.is_in_flight());
     assert_eq!(segments.figures().segments, 1);
+}
+
+fn the_table_of_segments_shrinks_when_they_are_free(over: Over) {
+    let (_device, segments) = over.attach(small(4000));
+    let codec = codec();
+    let before = segments.memory_bytes();
+    let most = if cfg!(miri) { 100 } else { 3000 };
+    let places: Vec<Address> =
+        (0..most).map(|n| write(&segments, &codec, &[(n, object(n, 0, 20))])[0]).collect();
+    let full = segments.memory_bytes() - before;
+    // The last one in use keeps the table as it is.
+    let (last, others) = places.split_last().unwrap();
+    others.iter().for_each(|at| segments.give_up(*at));
+    assert!(segments.memory_bytes() - before > full / 2);
+    segments.give_up(*last);
+    let left = segments.memory_bytes() - before;
+    assert!(left < full / 10, "{left} of {full}");
+    let at = write(&segments, &codec, &[(7, object(7, 0, 20))])[0];
+    assert_eq!(read(&segments, 7, at), Ok(object(7, 0, 20)));
 }
 
 fn an_object_that_is_replaced_while_it_is_moved_stays_replaced(over: Over) {
