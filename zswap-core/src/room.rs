@@ -101,9 +101,11 @@ impl Zswap {
                 Round::Reentrant => return Err(Refusal::Fault(Fault::Reentrant)),
                 Round::Nothing(reason) => {
                     // Another thread may have made room since.
-                    match pool.put_again(kept) {
-                        Err(fault) if fault.is_shortage() => shortage = fault,
-                        put => return put.map_err(Refusal::Fault),
+                    if shortage.is_limit() {
+                        match pool.put_again(kept) {
+                            Err(fault) if fault.is_shortage() => shortage = fault,
+                            put => return put.map_err(Refusal::Fault),
+                        }
                     }
                     if !older_may_go || !self.give_up_older(entry) {
                         return Err(self.no_room(shortage, reason));

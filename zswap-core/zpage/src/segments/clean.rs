@@ -248,6 +248,9 @@ impl Segments {
         stop: &dyn Fn() -> bool,
     ) -> Result<Once, DeviceError> {
         let mut draft = match self.draft_beyond(0, true) {
+            Err(DeviceError::Full { .. }) if self.with(|table| table.forgive()) => {
+                self.draft_beyond(0, true)?
+            }
             Err(DeviceError::Full { .. }) => return Ok(Once::default()),
             draft => draft?,
         };

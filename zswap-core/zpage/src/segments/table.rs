@@ -101,6 +101,8 @@ pub(super) struct Table {
     tag_len: usize,
     /// Listed segments with objects.
     settled: u64,
+    /// Segments that could not be written.
+    suspects: u64,
     pub(super) figures: Figures,
 }
 
@@ -144,6 +146,7 @@ impl Table {
             heads: [NONE; LISTS],
             tag_len,
             settled: 0,
+            suspects: 0,
             figures: Figures::default(),
         }
     }
@@ -155,7 +158,7 @@ impl Table {
     /// Returns whether a segment may soon become free without cleaning: it is being filled, written, cleaned or
     /// discarded, or only readers keep it.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.taken.count() > self.settled
+        self.taken.count() > self.settled + self.suspects
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -193,6 +196,7 @@ impl Table {
     /// Sets a taken segment aside that could not be written.
     pub(super) fn suspect(&mut self, segment: u32) {
         self.link(segment, SUSPECT);
+        self.suspects += 1;
         self.figures.segments -= 1;
     }
 
@@ -202,6 +206,7 @@ impl Table {
         while self.heads[SUSPECT] != NONE {
             let segment = self.heads[SUSPECT];
             self.unlink(segment, SUSPECT, Use::Draft);
+            self.suspects -= 1;
             self.taken.clear(segment);
         }
         self.shrink();
