@@ -82,6 +82,14 @@ impl ShrinkerPolicy {
     }
 }
 
+/// Adds `effort` to the pages that earlier steps have left to this one. Returns how many pages this step writes back:
+/// none, unless they fill a segment of `full` pages and `due` is true. However many steps leave their pages, one
+/// segment's are carried at most.
+fn gather(carried: &mut usize, effort: usize, full: usize, due: bool) -> usize {
+    *carried = carried.saturating_add(effort).min(full.max(effort));
+    if due && *carried >= full { core::mem::take(carried) } else { 0 }
+}
+
 /// Returns the next pause, as a multiple of the policy's pause. It is 1 after a step that wrote pages back
 /// and did not fail. Otherwise it is twice the last pause, up to the longest.
 fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
@@ -198,18 +206,21 @@ impl Zswap {
         let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
         *loaded = loads;
         // It is no error if writeback is switched off for now.
-        let Some(segments) = self.device() else { return WrittenBack::default() };
+        let Some(segments) = self.device().filter(|_| effort > 0) else {
+            *carried = 0;
+            return WrittenBack::default();
+        };
         let from = percent_of(max, policy.from_percent);
         let segment = segments.geometry().segment_bytes;
-        *carried = carried.saturating_add(effort);
-        if bytes < max && max - from >= SPAN * segment {
+        let effort = if bytes < max && max - from >= SPAN * segment {
             // Pages that do not fill a segment take a whole one of the device.
             let mean = bytes / (self.pooled_pages().max(1) as usize);
-            if carried.saturating_mul(mean) < segment || bytes - from.min(bytes) < segment {
-                return WrittenBack::default();
-            }
-        }
-        let effort = core::mem::take(carried);
+            let above = bytes.saturating_sub(from);
+            gather(carried, effort, segment / mean.max(1), above >= segment)
+        } else {
+            *carried = 0;
+            effort
+        };
         if effort == 0 {
             return WrittenBack::default();
         }
@@ -220,6 +231,16 @@ impl Zswap {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_that_wait_do_not_pile_up_more_than_a_segment() {
+        let mut carried = 0;
+        assert_eq!([(); 1000].map(|()| gather(&mut carried, 1, 40, false)), [0; 1000]);
+        assert_eq!((gather(&mut carried, 1, 40, true), carried), (40, 0));
+        // Few pages wait until they fill a segment, and many need not.
+        assert_eq!([30, 9, 1, 100].map(|n| gather(&mut carried, n, 40, true)), [0, 0, 40, 100]);
+        assert_eq!(carried, 0);
+    }
 
     #[test]
     fn pauses_grow_while_there_is_nothing_to_do_and_after_failures() {

@@ -1,7 +1,8 @@
 //! Promotion: a page that is loaded from the device comes back into a pool (`promotion.rs` says when).
 //!
 //! Promotion uses room that is there. It never writes pages back to make room. It compresses the page, so the load
-//! waits for this CPU's compression context, and perhaps for memory from the system. A store that is always at its limit promotes little, unless a background shrinker keeps room free.
+//! waits for this CPU's compression context, and perhaps for memory from the system. A store
+//! that is always at its limit promotes little, unless a background shrinker keeps room free.
 
 use crate::counters::Counter;
 use crate::entry::word::Word;

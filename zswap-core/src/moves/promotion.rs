@@ -2,8 +2,9 @@
 //!
 //! By default a page is promoted by its second load within a while. The while is measured in pages: it ends when as
 //! many pages as the pools hold have been written back. The second load counts in the while of the first and in the
-//! next one. A page that is loaded twice so soon would have stayed in a pool that is a little larger. The word of an entry has two bits for the number of the current
-//! while; after four of them the number recurs, and a page may be promoted although its loads were further apart.
+//! next one. A page that is loaded twice so soon would have stayed in a pool that is a little larger. The word of an
+//! entry has two bits for the number of the current while; after four of them the number recurs, and a page may be
+//! promoted although its loads were further apart.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 

@@ -100,8 +100,8 @@ impl Zswap {
     ///
     /// # Errors
     /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off.
-    /// * [`WritebackError::DeviceFull`] if no segment is free and cleaning frees none, [`WritebackError::Device`] if a write fails,
-    ///   [`WritebackError::Load`] if a page cannot be read. The page that could not be written back stays in
+    /// * [`WritebackError::DeviceFull`] if no segment is free and cleaning frees none, [`WritebackError::Device`] if a
+    ///   write fails, [`WritebackError::Load`] if a page cannot be read. The page that could not be written back stays in
     ///   place, and pages that were written back before it stay on the device.
     /// * [`WritebackError::Reentrant`] if devices that call stores are nested too deeply;
     ///   [`WritebackError::Forked`] in a child after `fork`.
@@ -112,11 +112,7 @@ impl Zswap {
         if !self.is_here() {
             return Err(WritebackError::Forked);
         }
-        let written = self.write_back_some(Amount::Pages(pages), Unreadable::Ends, &|| false);
-        match written.error {
-            None => Ok(written.pages),
-            Some(error) => Err(error),
-        }
+        self.write_back(Amount::Pages(pages))
     }
 
     /// Writes one full segment of pages back to the device, and returns how many pages. Does what
@@ -131,16 +127,18 @@ impl Zswap {
         if !self.is_here() {
             return Err(WritebackError::Forked);
         }
-        let written = self.write_back_some(Amount::Segment, Unreadable::Ends, &|| false);
-        match written.error {
-            None => Ok(written.pages),
-            Some(error) => Err(error),
-        }
+        self.write_back(Amount::Segment)
+    }
+
+    /// Writes `amount` back. Returns the number of pages, or the error that ended the writeback early.
+    fn write_back(&self, amount: Amount) -> Result<usize, WritebackError> {
+        let written = self.write_back_some(amount, Unreadable::Ends, &|| false);
+        written.error.map_or(Ok(written.pages), Err)
     }
 
     /// Does what [`Zswap::shrink`] does, but writes back `amount`. Checks `stop` before each page, and ends if it
-    /// returns true; then pages that are not in a full segment stay. `unreadable` says what to do if a page cannot be read. Returns the number of pages written back, and
-    /// any error that ended the writeback.
+    /// returns true; then pages that are not in a full segment stay. `unreadable` says what to do if a page cannot be
+    /// read. Returns the number of pages written back, and any error that ended the writeback.
     pub(crate) fn write_back_some(
         &self,
         amount: Amount,
