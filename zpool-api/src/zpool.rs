@@ -302,7 +302,8 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
     }
 
-    /// Gives the pages that the provider keeps warm back to the system, and returns their number. The
+    /// Gives the pages that the provider keeps warm back to the system, and returns their number. First
+    /// frees the objects that were freed under a reader; pages that go back by that are not counted. The
     /// default does nothing and returns 0.
     fn trim(&self) -> usize {
         0

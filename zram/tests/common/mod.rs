@@ -249,7 +249,10 @@ pub(crate) fn settle(rig: Rig) {
     assert_eq!((stat.bd_count, stat.bd_live_bytes, stat.bd_segments), (0, 0, 0), "{stat}");
     assert_eq!(rig.memory.segments(), 0);
     assert_eq!(rig.disk.block_state().count(), 0);
-    let warm = rig.pages.pages_out();
-    assert_eq!(rig.disk.trim(), warm);
+    // A page with an object that a reader still held when it was freed goes straight back, so it is out
+    // and yet not warm.
+    let out = rig.pages.pages_out();
+    let trimmed = rig.disk.trim();
+    assert!(trimmed <= out, "{trimmed} {out}");
     assert_eq!(rig.pages.pages_out(), 0);
 }
