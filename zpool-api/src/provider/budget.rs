@@ -33,8 +33,7 @@ pub struct PageBudget {
     /// The sum of all charges, wrapped around if it is negative. [`settled`] turns it into a number of
     /// bytes.
     used: AtomicUsize,
-    /// The budget that this one is part of. Every charge is also made to the parent, and only the parent's
-    /// limit counts.
+    /// The budget that this one is part of. Every charge is also made to the parent, and both limits count.
     parent: Option<Arc<PageBudget>>,
 }
 
@@ -59,7 +58,8 @@ impl PageBudget {
     }
 
     /// Makes a budget that is a part of `parent`, for instance to count what one of several pools uses. The
-    /// part's charges are made to the parent, too. The parent's limit applies to all its parts together.
+    /// part's charges are made to the parent, too. The parent's limit applies to all its parts together. The
+    /// part has no limit of its own until [`PageBudget::set_limit`] gives it one.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -67,9 +67,12 @@ impl PageBudget {
     ///
     /// let whole = Arc::new(PageBudget::new(8192));
     /// let (one, two) = (PageBudget::part_of(whole.clone()), PageBudget::part_of(whole.clone()));
-    /// one.charge(8192).unwrap();
-    /// assert!(two.charge(4096).is_err());
-    /// assert_eq!((one.used(), two.used(), whole.used()), (8192, 0, 8192));
+    /// one.set_limit(4096);
+    /// one.charge(4096).unwrap();
+    /// assert!(one.charge(1).is_err(), "the part is at its own limit");
+    /// two.charge(4096).unwrap();
+    /// assert!(two.charge(1).is_err(), "the whole is at its limit");
+    /// assert_eq!((one.used(), two.used(), whole.used()), (4096, 4096, 8192));
     /// ```
     pub const fn part_of(parent: Arc<PageBudget>) -> Self {
         let (limit, used) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
@@ -81,14 +84,23 @@ impl PageBudget {
     /// # Errors
     /// [`PageError::Limit`] if the sum of all charges would exceed the limit plus this thread's allowance
     /// ([`PageBudget::with_allowance`]), or `isize::MAX` bytes, which is more than any address space holds.
+    /// The error has the figures of the budget that refused: of a part or of its parent.
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
-        if let Some(parent) = &self.parent {
-            parent.charge(bytes)?;
-            // Relaxed: as explained below.
-            self.used.fetch_add(bytes, Ordering::Relaxed);
-            return Ok(());
+        self.charge_own(bytes)?;
+        // The part first: until it is undone, a charge that the parent refuses is in the way of this part's
+        // charges only.
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let charged = parent.charge(bytes);
+        if charged.is_err() {
+            // Relaxed: as in `charge_own`.
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
         }
-        let limit = self.limit();
+        charged
+    }
+
+    /// Charges `bytes` to this budget, and not to its parents.
+    fn charge_own(&self, bytes: usize) -> Result<(), PageError> {
+        let limit = self.own_limit();
         // Relaxed, here and below: the sum publishes nothing, and an atomic update always reads its latest
         // value.
         let relaxed = Ordering::Relaxed;
@@ -104,12 +116,10 @@ impl PageBudget {
     /// # Errors
     /// Those of [`PageBudget::charge`].
     pub fn check(&self, bytes: usize) -> Result<(), PageError> {
-        if let Some(parent) = &self.parent {
-            return parent.check(bytes);
-        }
-        let (used, limit) = (self.used(), self.limit());
+        let (used, limit) = (self.used(), self.own_limit());
         let fits = within(used, bytes, with_allowed(limit));
-        fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })
+        fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })?;
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.check(bytes))
     }
 
     /// Charges `bytes`, whatever the limit. Meant for pages that are needed to free other pages, as in
@@ -124,7 +134,7 @@ impl PageBudget {
         if let Some(parent) = &self.parent {
             parent.shift(by);
         }
-        // Relaxed: as in `charge`.
+        // Relaxed: as in `charge_own`.
         self.used.fetch_add(by, Ordering::Relaxed)
     }
 
@@ -144,14 +154,14 @@ impl PageBudget {
 
     /// Returns the number of bytes charged now.
     pub fn used(&self) -> usize {
-        // Relaxed: as in `charge`.
+        // Relaxed: as in `charge_own`.
         settled(self.used.load(Ordering::Relaxed))
     }
 
     /// Sets the number of charged bytes to `bytes`, whatever the limit. Meant for a pool that charges
     /// nothing itself, if a caller knows the pool's size.
     pub fn set_used(&self, bytes: usize) {
-        // Relaxed: as in `charge`. If two threads call this at once, each changes the parent by its own
+        // Relaxed: as in `charge_own`. If two threads call this at once, each changes the parent by its own
         // difference.
         let before = self.used.swap(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
@@ -161,19 +171,21 @@ impl PageBudget {
         }
     }
 
-    /// Returns the limit in bytes. For a part, this is the parent's limit.
+    /// Returns the limit in bytes: the least of this budget's own limit and those of its parents.
     pub fn limit(&self) -> usize {
-        if let Some(parent) = &self.parent {
-            return parent.limit();
-        }
-        // Relaxed: as in `charge`.
+        let own = self.own_limit();
+        self.parent.as_ref().map_or(own, |parent| own.min(parent.limit()))
+    }
+
+    fn own_limit(&self) -> usize {
+        // Relaxed: as in `charge_own`.
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. On a part, this has no effect. Bytes that are charged already stay charged, even
-    /// if they exceed the new limit.
+    /// Changes this budget's own limit. Bytes that are charged already stay charged, even if they exceed the
+    /// new limit.
     pub fn set_limit(&self, limit: usize) {
-        // Relaxed: as in `charge`.
+        // Relaxed: as in `charge_own`.
         self.limit.store(limit, Ordering::Relaxed);
     }
 
@@ -290,6 +302,30 @@ mod tests {
         two.uncharge(5);
         one.set_used(0);
         assert_eq!((two.used(), whole.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_with_a_limit_refuses_before_its_parent_does() {
+        let whole = Arc::new(PageBudget::new(10));
+        let (one, two) = (PageBudget::part_of(whole.clone()), PageBudget::part_of(whole.clone()));
+        one.set_limit(4);
+        one.charge(3).unwrap();
+        let own = Err(PageError::Limit { bytes: 2, used: 3, limit: 4 });
+        assert_eq!((one.charge(2), one.check(2)), (own.clone(), own));
+        two.charge(7).unwrap();
+        // One more is within the part's limit, but not within the whole's. It leaves no trace.
+        let whole_s = Err(PageError::Limit { bytes: 1, used: 10, limit: 10 });
+        assert_eq!((one.charge(1), one.check(1)), (whole_s.clone(), whole_s));
+        assert_eq!((one.used(), two.used(), whole.used()), (3, 7, 10));
+        assert_eq!((one.limit(), two.limit()), (4, 10));
+        PageBudget::with_allowance(1, || one.charge(2)).unwrap_err();
+        PageBudget::with_allowance(2, || one.charge(2)).unwrap();
+        assert_eq!((one.used(), whole.used()), (5, 12));
+        one.set_limit(usize::MAX);
+        two.uncharge(7);
+        one.charge(5).unwrap();
+        one.uncharge(10);
+        assert_eq!((one.used(), whole.used()), (0, 0));
     }
 
     #[test]
