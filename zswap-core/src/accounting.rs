@@ -1,8 +1,9 @@
 //! Sums up the memory that a store takes, and sets the limits on it.
 
-use crate::Zswap;
+use crate::area::Area;
 use crate::error::BuildError;
 use crate::stats::{PoolStats, ZswapStats};
+use crate::{Zswap, counters};
 use zpage::segments::Segments;
 
 impl Zswap {
@@ -50,7 +51,9 @@ impl Zswap {
 
     pub(crate) fn check_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         let Some(bytes) = bytes else { return Ok(()) };
-        let needed = self.memory_beside_pools().saturating_add(self.pools.current().page_size());
+        let needed = self
+            .memory_beside_pools()
+            .saturating_add(self.areas.shared().pools.current().page_size());
         if bytes < needed {
             return Err(BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed });
         }
@@ -63,7 +66,7 @@ impl Zswap {
         let own = self.index.memory_bytes()
             + self.patterns.memory_bytes()
             + self.tried.memory_bytes()
-            + self.counters.memory_bytes()
+            + self.areas.memory_bytes()
             + size_of::<Self>();
         // A user's device may report any number, so the sum must not overflow.
         own.saturating_add(device)
@@ -71,7 +74,7 @@ impl Zswap {
 
     /// Returns the bytes of everything that the store keeps, except the pools' pages with objects.
     pub(crate) fn memory_beside_pools(&self) -> usize {
-        let pools = self.pools.all().map(|pool| {
+        let pools = self.all_pools().map(|pool| {
             let figures = pool.stats();
             let cached = figures.cached_pages.saturating_mul(figures.page_size);
             [figures.metadata_bytes, cached, pool.spare_bytes()]
@@ -89,7 +92,6 @@ impl Zswap {
         }
         let device = self.backing.as_ref().map(Segments::figures).unwrap_or_default();
         let mut stats = ZswapStats {
-            stored_pages: self.len(),
             metadata_bytes: self.table_bytes(),
             context_bytes: self.recipe.codecs.context_bytes(),
             device_pages: device.objects as usize,
@@ -100,30 +102,44 @@ impl Zswap {
             device_bytes_read: device.read_bytes,
             device_cleaned_segments: device.cleaned_segments,
             device_moved_pages: device.moved_objects,
-            ..self.counters.stats()
+            ..counters::stats(|counter| self.areas.count(counter))
         };
-        for pool in self.pools.all() {
-            let figures = pool.stats();
-            for (sum, of_pool) in [
-                (&mut stats.pool_total_size, figures.pool_bytes()),
-                (&mut stats.compressed_bytes, figures.object_bytes),
-                (&mut stats.metadata_bytes, figures.metadata_bytes),
-                (&mut stats.context_bytes, pool.spare_bytes()),
-            ] {
-                *sum = sum.saturating_add(of_pool);
-            }
-            // If there is no memory for the list of pools, only the list is incomplete; the sums are right.
-            if stats.pools.try_reserve(1).is_ok() {
-                stats.pools.push(PoolStats {
-                    zpool: owned(pool.backend_name()),
-                    compressor: owned(&pool.spec),
-                    objects: figures.objects,
-                    pool_bytes: figures.pool_bytes(),
-                    compressed_bytes: figures.object_bytes,
-                });
-            }
-        }
+        self.areas.all().for_each(|area| add_pools(area, &mut stats));
         stats
+    }
+
+    /// Returns the figures of one area: its counters, and the memory of its pools. Figures of what areas share are
+    /// 0.
+    pub(crate) fn stats_of(area: &Area) -> ZswapStats {
+        let mut stats = counters::stats(|counter| area.counters.get(counter));
+        add_pools(area, &mut stats);
+        stats
+    }
+}
+
+/// Adds the figures of an area's pools.
+fn add_pools(area: &Area, stats: &mut ZswapStats) {
+    for pool in area.pools.all() {
+        let figures = pool.stats();
+        for (sum, of_pool) in [
+            (&mut stats.pool_total_size, figures.pool_bytes()),
+            (&mut stats.compressed_bytes, figures.object_bytes),
+            (&mut stats.metadata_bytes, figures.metadata_bytes),
+            (&mut stats.context_bytes, pool.spare_bytes()),
+        ] {
+            *sum = sum.saturating_add(of_pool);
+        }
+        // If there is no memory for the list of pools, only the list is incomplete; the sums are right.
+        if stats.pools.try_reserve(1).is_ok() {
+            stats.pools.push(PoolStats {
+                swap_type: area.swap_type,
+                zpool: owned(pool.backend_name()),
+                compressor: owned(&pool.spec),
+                objects: figures.objects,
+                pool_bytes: figures.pool_bytes(),
+                compressed_bytes: figures.object_bytes,
+            });
+        }
     }
 }
 

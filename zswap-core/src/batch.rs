@@ -196,6 +196,8 @@ struct Storing<'a, 'p> {
     /// For each page, its content or the reason for its refusal. `None` while the page's request is
     /// outstanding, and after the page was installed.
     contents: Vec<Option<Result<Content, Refusal>>>,
+    /// The pools of the outstanding requests, by page.
+    pools: Vec<Option<PoolRef<'a>>>,
     /// The results of the pages that were installed or refused so far. Pages are handled in order, so these
     /// are the first pages of `pages`.
     results: Vec<Result<(), StoreError>>,
@@ -203,9 +205,11 @@ struct Storing<'a, 'p> {
 
 impl Storing<'_, '_> {
     /// Handles a completed request: puts its output into the pool, and installs each page that is ready.
-    fn finish(&mut self, pool: &PoolRef<'_>, (tag, done): (usize, AcompDone)) {
+    fn finish(&mut self, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
         let (entry, page) = self.pages[tag];
+        // A request completes once, so its pool is there.
+        let Some(pool) = self.pools[tag].take() else { return };
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
         let put = result.map_err(Fault::Codec);
         let put = put.and_then(|len| {
@@ -218,7 +222,7 @@ impl Storing<'_, '_> {
             // ready, so that they can be written back, too.
             self.install();
         }
-        let content = self.store.encoded(entry, pool.again(), put, &kept, false);
+        let content = self.store.encoded(entry, pool, put, &kept, false);
         self.contents[tag] = Some(content);
         self.install();
     }
@@ -248,10 +252,13 @@ impl Storing<'_, '_> {
 
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
-        for content in self.contents.drain(..).flatten().flatten() {
-            // SAFETY: the batch made this content and did not install it, and `drain` yields each content
-            // once.
-            unsafe { self.store.discard(content) };
+        let contents = self.contents.drain(..).zip(self.pages);
+        for (content, entry) in
+            contents.filter_map(|(content, (entry, _))| Some((content?.ok()?, *entry)))
+        {
+            // SAFETY: the batch made this content for this entry and did not install it, and `drain` yields each
+            // content once.
+            unsafe { self.store.discard(entry, content) };
         }
     }
 }
@@ -289,23 +296,32 @@ impl Zswap {
             return Err(BatchError::Forked);
         }
         let (contents, results) = (list(pages.len())?, list(pages.len())?);
-        let mut storing = Storing { store: self, pages, contents, results };
-        let pool = self.pools.current();
+        let pools = list(pages.len())?;
+        let mut storing = Storing { store: self, pages, contents, pools, results };
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
-        // The compressor failed to report its output length. `store` returns the error for each page.
-        let Ok(room) = pool.codec.output_len() else { return Ok(storing.results()) };
+        let mut current: Option<(u8, PoolRef<'_>)> = None;
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
-                batch.next().into_iter().for_each(|next| storing.finish(&pool, next));
+                batch.next().into_iter().for_each(|next| storing.finish(next));
             }
-            let begun = self.begin_store(&mut batch, &pool, *entry, page, room, tag);
+            let swap_type = entry.swap_type();
+            let current = match &mut current {
+                Some((of, pool)) if *of == swap_type => pool,
+                current => {
+                    let pool = self.areas.settle(*entry).pools.current();
+                    &mut current.insert((swap_type, pool)).1
+                }
+            };
+            let begun = self.begin_store(&mut batch, current, *entry, page, tag);
+            let outstanding = matches!(begun, Ok(None));
+            storing.pools.push(outstanding.then(|| current.again()));
             storing.contents.push(begun.transpose());
             storing.install();
         }
         while let Some(next) = batch.next() {
-            storing.finish(&pool, next);
+            storing.finish(next);
         }
         Ok(storing.results())
     }
@@ -318,13 +334,15 @@ impl Zswap {
         pool: &PoolRef<'_>,
         entry: SwapEntry,
         page: &Page,
-        room: usize,
         tag: usize,
     ) -> Result<Option<Content>, Refusal> {
         self.look_at_unwritable(entry)?;
-        if let Some(pattern) = self.pattern_of(page) {
+        if let Some(pattern) = self.pattern_of(self.areas.of(entry), page) {
             return Ok(Some(pattern));
         }
+        // If the compressor does not report its output length, `store` returns the error when the page's turn
+        // comes.
+        let Ok(room) = pool.codec.output_len() else { return Ok(None) };
         let submitted = batch.submit(pool, AcompOp::Compress, page, room, tag);
         submitted.map_err(|error| Refusal::Fault(Fault::Codec(error)))?;
         Ok(None)
@@ -458,7 +476,7 @@ impl Zswap {
             Content::Stored { pool, bits, .. } => {
                 locked.replace(word.referenced());
                 let sum = locked.sum();
-                let pool = self.pools.of_page(pool);
+                let pool = self.areas.of(entry).pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
                     // An uncompressed page only has to be copied. A codec that needs no context decompresses
                     // faster here than through a request.

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use compressors::{Acomp, CompletionsPool, Registry as CompressorRegistry, Scomp};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
+use crate::area::Area;
 use crate::error::BuildError;
 use crate::limits::Limits;
+use crate::listener::{CleanFilter, Departure, Listener};
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
 use crate::moves::promotion::Promotion;
 use crate::pool::kept_codecs::KeptCodecs;
+use crate::pool::pools::Pools;
 use crate::pool::recipe::PoolRecipe;
 use crate::store::Settings;
-use crate::{Zswap, batch};
+use crate::{SwapEntry, Zswap, batch};
 use zpage::device::SwapDevice;
 use zpage::segments::Segments;
 use zpage::{Recipe, builtin};
@@ -44,6 +47,8 @@ pub struct ZswapBuilder {
     encrypt: bool,
     writeback_enabled: bool,
     promotion: Promotion,
+    listener: Option<Contained<Listener>>,
+    clean_filter: Option<Contained<CleanFilter>>,
     acomp: Contained<Arc<dyn Acomp>>,
     #[cfg(feature = "metrics")]
     metrics: Option<String>,
@@ -65,6 +70,8 @@ impl ZswapBuilder {
             encrypt: false,
             writeback_enabled: true,
             promotion: Promotion::default(),
+            listener: None,
+            clean_filter: None,
             acomp: Contained::new(Arc::new(Scomp)),
             #[cfg(feature = "metrics")]
             metrics: None,
@@ -279,6 +286,72 @@ impl ZswapBuilder {
         self
     }
 
+    /// Sets the function that is called when a page leaves the pools or the store ([`Departure`]). Default: none.
+    ///
+    /// It is called after the fact, on the thread that made the page leave, with no lock held, and may call the
+    /// store. By the time it is called, another thread may have stored a newer page. A page that is overwritten
+    /// does not count: its entry holds a page all the time. If the function panics, the panic ends there and is
+    /// counted ([`listener_panics`](crate::ZswapStats::listener_panics)).
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use zswap_core::{Departure, SwapEntry, Zswap};
+    ///
+    /// let left = Arc::new(Mutex::new(Vec::new()));
+    /// let heard = left.clone();
+    /// let store = Zswap::builder()
+    ///     .listener(move |entry, departure| heard.lock().unwrap().push((entry, departure)))
+    ///     .build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store(entry, &[1; zswap_core::PAGE_SIZE])?;
+    /// store.invalidate(entry);
+    /// assert_eq!(*left.lock().unwrap(), [(entry, Departure::Invalidated)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn listener(
+        mut self,
+        listener: impl Fn(SwapEntry, Departure) + Send + Sync + 'static,
+    ) -> Self {
+        self.listener = Some(Contained::new(Arc::new(listener)));
+        self
+    }
+
+    /// Sets the function that says whether a page is clean: whether the program can do without it, because it has
+    /// the same bytes elsewhere. Default: no page is clean.
+    ///
+    /// When the store makes room or shrinks, it asks before it writes a page back. It drops a clean page instead;
+    /// later loads of its entry return [`LoadError::NotFound`](crate::LoadError::NotFound). So a store without a
+    /// device can make room, too, as can an area whose pages may not be written back. The answer may be used until
+    /// the page is dropped: a program that answers yes and then changes its copy elsewhere must store the page
+    /// again. A page that is stored while the filter is asked stays.
+    ///
+    /// The function is called with no lock held, on the thread that makes room. If it panics, the page is not
+    /// clean, and the panic is counted ([`listener_panics`](crate::ZswapStats::listener_panics)). If it calls
+    /// no page clean, a store at its limit that can write nothing to a device asks again after a pause of up to 64 ms,
+    /// and refuses pages until then.
+    ///
+    /// ```
+    /// use zswap_core::{LoadError, SwapEntry, Zswap};
+    ///
+    /// // A cache of pages of a file: those with even offsets were not changed since they were read.
+    /// let store = Zswap::builder().clean_filter(|entry| entry.offset() % 2 == 0).build()?;
+    /// let (clean, dirty) = (SwapEntry::new(0, 2)?, SwapEntry::new(0, 3)?);
+    /// let mut page = core::array::from_fn(|i| (i % 251) as u8);
+    /// store.store(clean, &page)?;
+    /// store.store(dirty, &page)?;
+    /// assert_eq!(store.shrink(10)?, 1);
+    /// store.load(dirty, &mut page)?;
+    /// assert_eq!(store.load(clean, &mut page), Err(LoadError::NotFound { entry: clean }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn clean_filter(
+        mut self,
+        is_clean: impl Fn(SwapEntry) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.clean_filter = Some(Contained::new(Arc::new(is_clean)));
+        self
+    }
+
     /// Sets whether pages may be written back, if there is a device. Default: yes.
     /// [`Zswap::set_writeback_enabled`] changes it later.
     pub fn writeback_enabled(mut self, enabled: bool) -> Self {
@@ -337,13 +410,10 @@ impl ZswapBuilder {
         self.check()?;
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
-        let recipe = PoolRecipe {
-            recipe: self.recipe,
-            budget: limits.budget().clone(),
-            codecs: KeptCodecs::default(),
-        };
+        let recipe = PoolRecipe { recipe: self.recipe, codecs: KeptCodecs::default() };
         let compressor = self.compressor.as_deref().unwrap_or(recipe.recipe.default_compressor());
-        let pool = recipe.pool(&self.zpool, compressor)?;
+        let part = limits.part(None);
+        let pool = recipe.pool(&self.zpool, compressor, &part)?;
         if self.max_bytes.is_some() {
             pool.codec.prepare().map_err(BuildError::of_context)?;
         }
@@ -356,13 +426,15 @@ impl ZswapBuilder {
             limits,
             segments: self.device.as_deref().cloned().map(attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
-            promotion: self.promotion,
+            listener: self.listener,
+            clean_filter: self.clean_filter,
             acomp: self.acomp,
             completions: CompletionsPool::new(batch::most_batches(), batch::REQUESTS)?,
             #[cfg(feature = "metrics")]
             metrics: self.metrics.map(StoreMetrics::new),
         };
-        let store = Zswap::from_parts(pool, recipe, settings);
+        let shared = Area::new(None, Pools::new(pool), part, self.promotion);
+        let store = Zswap::from_parts(shared, recipe, settings);
         store.check_max_bytes(self.max_bytes)?;
         store.refresh_limits();
         Ok(store)

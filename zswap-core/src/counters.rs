@@ -1,4 +1,4 @@
-//! The store's counters. Each CPU has its own shard, so CPUs do not contend when they count.
+//! An area's counters. Each CPU has its own shard, so CPUs do not contend when they count.
 //!
 //! Only the sum of a counter over all shards is meaningful. A single shard falls below zero if, for instance,
 //! pages are stored on another CPU and taken on this one. (`Stores` is the exception: each CPU uses its own
@@ -34,12 +34,18 @@ pub(crate) enum Counter {
     RejectUnreadable,
     RejectMemoryLimit,
     WrittenBackPages,
+    /// Clean pages that were dropped instead of being written back.
+    DroppedCleanPages,
+    /// Pages that are on the device now.
+    DevicePages,
     DeviceLoads,
     PromotedPages,
     /// Entries that the clock of writeback has visited.
     ClockEntries,
     /// Leaves of the index that the clock of writeback has visited.
     ClockLeaves,
+    /// Calls of the listener or the filter that panicked.
+    ListenerPanics,
     /// Pages stored while the store has a limit. Decides when the store sums up its memory again.
     Stores,
 }
@@ -58,7 +64,7 @@ impl Counter {
     }
 }
 
-/// All counters of a store.
+/// All counters of an area.
 #[derive(Debug)]
 pub(crate) struct Counters {
     shards: Box<[CachePadded<[AtomicI64; COUNTERS]>]>,
@@ -92,32 +98,6 @@ impl Counters {
         shard[counter as usize].fetch_add(n, Ordering::Relaxed)
     }
 
-    /// Returns statistics that have only the counters' figures. All other figures are 0.
-    pub(crate) fn stats(&self) -> ZswapStats {
-        ZswapStats {
-            same_filled_pages: self.get(Counter::SameFilledPages) as usize,
-            stored_incompressible_pages: self.get(Counter::IncompressiblePages) as usize,
-            reject_compress_poor: self.get(Counter::RejectCompressPoor),
-            reject_compress_fail: self.get(Counter::RejectCompressFail),
-            reject_alloc_fail: self.get(Counter::RejectAllocFail),
-            decompress_fail: self.get(Counter::DecompressFail),
-            corrupt_pages: self.get(Counter::CorruptPages),
-            pool_limit_hit: self.get(Counter::PoolLimitHit),
-            reject_reclaim_fail: self.get(Counter::RejectReclaimFail),
-            reject_no_device: self.get(Counter::RejectNoDevice),
-            reject_device_full: self.get(Counter::RejectDeviceFull),
-            reject_device_fail: self.get(Counter::RejectDeviceFail),
-            reject_unreadable: self.get(Counter::RejectUnreadable),
-            reject_memory_limit: self.get(Counter::RejectMemoryLimit),
-            written_back_pages: self.get(Counter::WrittenBackPages),
-            device_loads: self.get(Counter::DeviceLoads),
-            promoted_pages: self.get(Counter::PromotedPages),
-            clock_entries: self.get(Counter::ClockEntries),
-            clock_leaves: self.get(Counter::ClockLeaves),
-            ..ZswapStats::default()
-        }
-    }
-
     /// Returns the bytes of the shards.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of_val(&*self.shards)
@@ -125,10 +105,45 @@ impl Counters {
 
     /// Returns the sum of a counter, or 0 if the sum is below zero.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
-        // Relaxed: as in `add_on`.
-        let sum: i64 =
-            self.shards.iter().map(|s| s[counter as usize].load(Ordering::Relaxed)).sum();
-        sum.max(0) as u64
+        sum(core::iter::once(self), counter)
+    }
+}
+
+/// Returns the sum of a counter over several sets of counters, or 0 if the sum is below zero.
+pub(crate) fn sum<'a>(counters: impl Iterator<Item = &'a Counters>, counter: Counter) -> u64 {
+    let shards = counters.flat_map(|counters| counters.shards.iter());
+    // Relaxed: as in `add_on`.
+    let sum: i64 = shards.map(|shard| shard[counter as usize].load(Ordering::Relaxed)).sum();
+    sum.max(0) as u64
+}
+
+/// Returns statistics that have only the counters' figures, which `get` returns. All other figures are 0.
+pub(crate) fn stats(get: impl Fn(Counter) -> u64) -> ZswapStats {
+    ZswapStats {
+        stored_pages: get(Counter::StoredPages) as usize,
+        same_filled_pages: get(Counter::SameFilledPages) as usize,
+        stored_incompressible_pages: get(Counter::IncompressiblePages) as usize,
+        device_pages: get(Counter::DevicePages) as usize,
+        reject_compress_poor: get(Counter::RejectCompressPoor),
+        reject_compress_fail: get(Counter::RejectCompressFail),
+        reject_alloc_fail: get(Counter::RejectAllocFail),
+        decompress_fail: get(Counter::DecompressFail),
+        corrupt_pages: get(Counter::CorruptPages),
+        pool_limit_hit: get(Counter::PoolLimitHit),
+        reject_reclaim_fail: get(Counter::RejectReclaimFail),
+        reject_no_device: get(Counter::RejectNoDevice),
+        reject_device_full: get(Counter::RejectDeviceFull),
+        reject_device_fail: get(Counter::RejectDeviceFail),
+        reject_unreadable: get(Counter::RejectUnreadable),
+        reject_memory_limit: get(Counter::RejectMemoryLimit),
+        written_back_pages: get(Counter::WrittenBackPages),
+        dropped_clean_pages: get(Counter::DroppedCleanPages),
+        device_loads: get(Counter::DeviceLoads),
+        promoted_pages: get(Counter::PromotedPages),
+        listener_panics: get(Counter::ListenerPanics),
+        clock_entries: get(Counter::ClockEntries),
+        clock_leaves: get(Counter::ClockLeaves),
+        ..ZswapStats::default()
     }
 }
 

@@ -210,6 +210,15 @@ pub enum BuildError {
          cannot run; do it after that call has returned, or on another thread"
     )]
     Reentrant,
+    /// The area has pools of its own already, or pages were stored in it before.
+    #[error(
+        "area {swap_type} has pools of its own already, or pages were stored in it; add an area before its first \
+         page, and change it by Zswap::area"
+    )]
+    AreaTaken {
+        /// The area.
+        swap_type: u8,
+    },
     /// Code of a backend, a compressor or a page provider panicked.
     #[error("{what} panicked while it was built")]
     Panicked {
@@ -265,7 +274,7 @@ pub enum MigrateError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WritebackError {
-    /// The store has no device, or writeback is switched off.
+    /// The store has no device, or writeback is switched off. No page was found that the filter calls clean.
     #[error("nowhere to write pages to; build the store with swap_device, or enable writeback")]
     NoDevice,
     /// No segment of the device is free, and cleaning frees none.

@@ -54,7 +54,7 @@ impl Iterator for Entries<'_> {
 
 impl Zswap {
     /// Returns the entries of the area `swap_type` that hold a page, in order of offset.
-    pub(crate) fn area(&self, swap_type: u8) -> Entries<'_> {
+    pub(crate) fn entries_of(&self, swap_type: u8) -> Entries<'_> {
         let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
         let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
         Entries::new(&self.index, first, last)

@@ -64,6 +64,11 @@
 //! compressed pages together and returns the freed memory to the system. [`Zswap::compact_in_background`]
 //! starts a thread that does so when there is enough to free.
 //!
+//! # Areas
+//! The pages of one `swap_type` can be an area of their own ([`Zswap::add_area`]): with its own limit, backend and
+//! compressor, writeback policy and figures, for instance for a tenant of a program. A tenant that floods its area
+//! makes room with its own pages. The store's limits hold over all areas.
+//!
 //! # Guarantees
 //! * Any thread may call anything at any time. Each entry has its own lock.
 //! * `load` returns the page of the last finished `store`, byte for byte, or an error.
@@ -86,8 +91,10 @@
 //! |---|---|
 //! | `entry/` | the name of a page (`mod.rs`), the 8-byte word of an entry (`word.rs`), its lock (`lock.rs`), and the radix index that finds the words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
+//! | `area/` | an area with pools, limits and figures of its own (`mod.rs`), how the area of an entry is found (`table.rs`), and what a program sees of it (`handle.rs`, `settings.rs`) |
+//! | `listener.rs` | the listener and the filter of the program |
 //! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), their reference counts (`percpu_ref.rs`), and the codecs that pages on the device keep (`kept_codecs.rs`) |
-//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` with `outgoing.rs`, `promote.rs` with `promotion.rs`, `clean.rs` |
+//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` with `outgoing.rs`, `promote.rs` with `promotion.rs`, `clean.rs`; and whose pages go first (`victims.rs`) |
 //! | `background/` | a thread that works on a store (`mod.rs`), and the four kinds of such threads: `shrinker.rs`, `cleaner.rs`, `compactor.rs`, `migrator.rs` |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; how a store makes room at its limit; the pauses after failures of a device |
 //! | `accounting.rs` | the memory that a store takes |
@@ -113,6 +120,7 @@
 mod store;
 
 mod accounting;
+mod area;
 mod background;
 mod batch;
 mod builder;
@@ -124,6 +132,7 @@ mod entry;
 mod error;
 mod iter;
 mod limits;
+mod listener;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(feature = "metrics")]
@@ -139,6 +148,8 @@ mod stats;
 mod switch;
 mod sync;
 
+pub use area::handle::AreaRef;
+pub use area::settings::AreaSettings;
 pub use background::Background;
 pub use background::cleaner::{BackgroundCleaner, CleanerPolicy, CleanerReport};
 pub use background::compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
@@ -148,6 +159,7 @@ pub use builder::ZswapBuilder;
 pub use entry::{EntryError, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;
+pub use listener::Departure;
 pub use moves::migrate::PoolMigration;
 pub use moves::promotion::Promotion;
 pub use moves::recompress::{Recompress, Recompressed};

@@ -51,6 +51,26 @@ impl Limits {
         limits
     }
 
+    /// Makes the limits of a part of the store, with a limit `max_pool` of its own. What the part uses counts in
+    /// the store's budget, too.
+    pub(crate) fn part(&self, max_pool: Option<usize>) -> Self {
+        let limits = Limits {
+            budget: Arc::new(PageBudget::part_of(self.budget.clone())),
+            max_pool: AtomicUsize::new(max_pool.unwrap_or(usize::MAX)),
+            max_all: AtomicUsize::new(usize::MAX),
+            rest: AtomicUsize::new(0),
+            accept_percent: self.accept_percent,
+            closed: AtomicBool::new(false),
+        };
+        limits.apply();
+        limits
+    }
+
+    /// Returns whether `bytes` more bytes would exceed the limit of the pools.
+    pub(crate) fn refuse(&self, bytes: usize) -> bool {
+        self.budget.used().saturating_add(bytes) > self.in_force()
+    }
+
     /// Returns the budget to which the pools charge their pages.
     pub(crate) fn budget(&self) -> &Arc<PageBudget> {
         &self.budget
@@ -109,12 +129,17 @@ impl Limits {
         self.rest.load(Ordering::Relaxed)
     }
 
-    fn apply(&self) {
+    /// Returns the limit of the pools, or the share of it that a closed store has.
+    fn in_force(&self) -> usize {
         let limit = self.pool_limit();
         // Relaxed: as in `pool_limit`.
         let closed = self.closed.load(Ordering::Relaxed);
         let percent = if closed { self.accept_percent } else { 100 };
-        self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
+        if limit == usize::MAX { limit } else { percent_of(limit, percent) }
+    }
+
+    fn apply(&self) {
+        self.budget.set_limit(self.in_force());
     }
 
     /// Closes the store if its accept threshold is below 100 percent. Called when a full store has no device, or

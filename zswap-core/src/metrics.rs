@@ -6,17 +6,32 @@ use std::time::Instant;
 
 use metrics::{Histogram, histogram};
 
+use crate::stats::PoolStats;
 use crate::sync::Mutex;
 
 /// A store's name, its histograms, and the pools whose gauges are published.
 #[derive(Debug)]
 pub(crate) struct StoreMetrics {
     pub(crate) name: String,
-    /// The backend and compressor of each pool that was alive at the last `publish_metrics`. The mutex is
-    /// held while gauges are set.
-    pub(crate) published: Mutex<Vec<(String, String)>>,
+    /// The pools that were alive at the last `publish_metrics`. The mutex is held while gauges are set.
+    pub(crate) published: Mutex<Vec<PublishedPool>>,
     pub(crate) store: Histogram,
     pub(crate) load: Histogram,
+}
+
+/// What the labels of a pool's gauges say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PublishedPool {
+    pub(crate) swap_type: Option<u8>,
+    pub(crate) zpool: String,
+    pub(crate) compressor: String,
+}
+
+impl PublishedPool {
+    pub(crate) fn of(pool: &PoolStats) -> Self {
+        let PoolStats { swap_type, zpool, compressor, .. } = pool.clone();
+        PublishedPool { swap_type, zpool, compressor }
+    }
 }
 
 impl StoreMetrics {

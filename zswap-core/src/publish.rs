@@ -9,13 +9,25 @@
 //! |---|---|
 //! | `zswap_stored_pages` and every other size of [`ZswapStats`](crate::ZswapStats) | gauge |
 //! | `zswap_written_back_pages` and every other count of events | counter |
-//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`, which also have the labels `zpool` and `compressor` | gauge |
+//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`, which also have the labels `zpool` and `compressor`, and `area` if the area has pools of its own | gauge |
 //! | `zswap_store_seconds`: the time that a call of `store` or `try_replace` takes; `zswap_load_seconds`: the time that a call of `load` takes. Calls that fail are recorded, too. | histogram |
 
-use metrics::{counter, gauge};
+use metrics::{Label, counter, gauge};
 
 use crate::Zswap;
-use crate::metrics::StoreMetrics;
+use crate::metrics::{PublishedPool, StoreMetrics};
+
+/// Returns the labels of a pool's gauges.
+fn labels(store: &str, pool: PublishedPool) -> Vec<Label> {
+    let PublishedPool { swap_type, zpool, compressor } = pool;
+    let mut labels = vec![
+        Label::new("store", store.to_owned()),
+        Label::new("zpool", zpool),
+        Label::new("compressor", compressor),
+    ];
+    labels.extend(swap_type.map(|own| Label::new("area", own.to_string())));
+    labels
+}
 
 impl Zswap {
     /// Publishes the store's figures to the installed recorder. Call this periodically. It costs as much as
@@ -41,20 +53,21 @@ impl Zswap {
         }
         // A recorder keeps each gauge for ever. So when a pool is gone, set its gauges to 0, once.
         let mut published = published.lock();
-        let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
+        let now = stats.pools.iter().map(PublishedPool::of);
         let before = core::mem::replace(&mut *published, now.collect());
-        for (zpool, compressor) in before.into_iter().filter(|pool| !published.contains(pool)) {
-            let labels = [("store", name.clone()), ("zpool", zpool), ("compressor", compressor)];
-            for gone in ["zswap_pool_objects", "zswap_pool_bytes", "zswap_pool_compressed_bytes"] {
-                gauge!(gone, &labels).set(0.0);
+        for gone in before.into_iter().filter(|pool| !published.contains(pool)) {
+            let labels = labels(name, gone);
+            for gauge_of in
+                ["zswap_pool_objects", "zswap_pool_bytes", "zswap_pool_compressed_bytes"]
+            {
+                gauge!(gauge_of, labels.clone()).set(0.0);
             }
         }
         for pool in stats.pools {
-            let labels =
-                [("store", name.clone()), ("zpool", pool.zpool), ("compressor", pool.compressor)];
-            gauge!("zswap_pool_objects", &labels).set(pool.objects as f64);
-            gauge!("zswap_pool_bytes", &labels).set(pool.pool_bytes as f64);
-            gauge!("zswap_pool_compressed_bytes", &labels).set(pool.compressed_bytes as f64);
+            let labels = labels(name, PublishedPool::of(&pool));
+            gauge!("zswap_pool_objects", labels.clone()).set(pool.objects as f64);
+            gauge!("zswap_pool_bytes", labels.clone()).set(pool.pool_bytes as f64);
+            gauge!("zswap_pool_compressed_bytes", labels.clone()).set(pool.compressed_bytes as f64);
         }
     }
 }

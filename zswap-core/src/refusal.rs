@@ -36,7 +36,11 @@ impl fmt::Display for LimitReason {
 pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
-    Limit(LimitReason),
+    /// The pools of an area or of the store are at their limit of `limit` bytes.
+    Limit {
+        reason: LimitReason,
+        limit: usize,
+    },
     /// Memory that cannot be written back has reached `max_bytes`.
     Memory {
         unwritable: usize,

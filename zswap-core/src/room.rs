@@ -1,4 +1,8 @@
-//! Makes room for a page when the pools are at their limit, or when the system has no memory.
+//! Makes room for a page when the pools of its area or of the whole store are at their limit, or when the system
+//! has no memory.
+//!
+//! If the area is at its own limit, only its own pages make room. If the store is, the pages of the area that
+//! exceeds its protected bytes most go first (`moves/victims.rs`).
 //!
 //! The thread that stores the page makes the room, in rounds. In a round it writes full segments of pages back or
 //! compacts; then it tries to store its page again. Writing a page back frees room inside the backend's
@@ -25,15 +29,20 @@
 //! thread adds at most a run of pages. Later stores free the excess.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use zpool_api::{MAX_RUN_PAGES, PageBudget};
 use zpool_base::patience::Patience;
 
+use crate::area::Area;
 use crate::compaction_bound::most_steps;
 use crate::counters::Counter;
 use crate::entry::word::Content;
 use crate::error::WritebackError;
-use crate::moves::writeback::{Amount, Unreadable};
+use crate::limits::Limits;
+use crate::listener::Departure;
+use crate::moves::victims::From;
+use crate::moves::writeback::{Amount, Device, Unreadable};
 use crate::pool::pools::PoolRef;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::{LimitReason, Refusal};
@@ -66,6 +75,15 @@ enum Round {
     Reentrant,
 }
 
+/// What is at its limit.
+#[derive(Clone, Copy, Debug)]
+enum Full<'s> {
+    /// This area.
+    Area(&'s Area),
+    /// The whole store, or the system. The area asks for room.
+    Store(&'s Area),
+}
+
 impl Zswap {
     /// Makes room for a page, and puts it into `pool`, which had no room for it (`shortage`). Returns the
     /// refusal if that fails. If `keep_older`, does not drop the entry's older page to make room.
@@ -78,25 +96,28 @@ impl Zswap {
         shortage: Fault,
         keep_older: bool,
     ) -> Result<Stored, Refusal> {
+        let area = self.areas.of(entry);
         if shortage.is_limit() {
-            self.counters.add(Counter::PoolLimitHit, 1);
+            area.counters.add(Counter::PoolLimitHit, 1);
         }
         let mut shortage = shortage;
         let mut older_may_go = !keep_older;
         let mut patience = Patience::new(WAITS, LONGEST_WAIT);
+        let mut full = what_is_full(area, &shortage);
         for round in 0..ROUNDS {
-            match self.reclaim(round) {
+            full = what_is_full(area, &shortage);
+            match self.reclaim(full, round) {
                 Round::Freed => {}
                 // Wait for the other threads. If no memory is in use, they have none to free, and waiting is
                 // useless.
                 Round::InFlight | Round::Unreadable(_)
-                    if self.limits.budget().used() > 0 && patience.wait() => {}
+                    if self.limits_of(full).budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
                 // Other memory than these pages is in use, or was until now. So the page may exceed the
                 // limit.
-                Round::Unreadable(pages) if self.are_not_all(pages, pool) => break,
+                Round::Unreadable(pages) if self.are_not_all(full, pages, pool) => break,
                 Round::Unreadable(_) => {
-                    return Err(self.no_room(shortage, LimitReason::Unreadable));
+                    return Err(self.no_room(full, shortage, LimitReason::Unreadable));
                 }
                 Round::Reentrant => return Err(Refusal::Fault(Fault::Reentrant)),
                 Round::Nothing(reason) => {
@@ -108,7 +129,7 @@ impl Zswap {
                         }
                     }
                     if !older_may_go || !self.give_up_older(entry) {
-                        return Err(self.no_room(shortage, reason));
+                        return Err(self.no_room(full, shortage, reason));
                     }
                     older_may_go = false;
                 }
@@ -118,14 +139,14 @@ impl Zswap {
                 put => return put.map_err(Refusal::Fault),
             }
         }
-        if self.device().is_none() {
-            return Err(self.no_room(shortage, LimitReason::NoDevice));
+        if !self.may_write(full) {
+            return Err(self.no_room(full, shortage, LimitReason::NoDevice));
         }
-        let mut put = self.put_beyond_use(pool, kept);
+        let mut put = self.put_beyond_use(area, pool, kept);
         for _again in 1..ROUNDS {
             match put {
                 // Other threads have taken more memory since the overdraft was computed.
-                Err(fault) if fault.is_limit() => put = self.put_beyond_use(pool, kept),
+                Err(fault) if fault.is_limit() => put = self.put_beyond_use(area, pool, kept),
                 _ => break,
             }
         }
@@ -134,9 +155,12 @@ impl Zswap {
 
     /// Puts a page into a pool. The page may exceed the limit by a run of pages. If more than the limit is
     /// already in use, it may add a run of pages.
-    fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
-        let budget = self.limits.budget();
-        let over = budget.used().saturating_sub(budget.limit());
+    fn put_beyond_use(&self, area: &Area, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
+        let over = |limits: &Limits| {
+            let budget = limits.budget();
+            budget.used().saturating_sub(budget.limit())
+        };
+        let over = over(&self.limits).max(over(&area.limits));
         let run = OVERDRAFT_PAGES.saturating_mul(pool.page_size());
         PageBudget::with_allowance(over.saturating_add(run), || pool.put_again(kept))
     }
@@ -147,67 +171,103 @@ impl Zswap {
     }
 
     /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page, and there
-    /// is no device or writeback is switched off, also closes the store.
-    fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
+    /// is no device or writeback is switched off, also closes
+    /// what is full.
+    fn no_room(&self, full: Full<'_>, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
         }
+        let limits = self.limits_of(full);
         if reason == LimitReason::NoDevice {
-            self.limits.close();
+            limits.close();
         }
-        Refusal::Limit(reason)
+        Refusal::Limit { reason, limit: limits.pool_limit() }
     }
 
     /// Drops the older page of an entry, if that page takes pool memory or room on the device. Returns
     /// whether it dropped one.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
-        matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)
+        matches!(older, Content::Stored { .. } | Content::OnDevice(_))
+            && self.drop_page(entry, Departure::Superseded)
+    }
+
+    /// Returns the limits of what is full.
+    fn limits_of<'a>(&'a self, full: Full<'a>) -> &'a Limits {
+        match full {
+            Full::Area(area) => &area.limits,
+            Full::Store(_) => &self.limits,
+        }
+    }
+
+    /// Returns whether pages may be written to the device to make room.
+    fn may_write(&self, full: Full<'_>) -> bool {
+        match full {
+            Full::Area(area) => self.device_of(area).is_some(),
+            Full::Store(_) => self.areas.all().any(|area| self.device_of(area).is_some()),
+        }
+    }
+
+    /// Returns the pools of what is full.
+    fn pools_of<'a>(&'a self, full: Full<'a>) -> impl Iterator<Item = Arc<Pool>> {
+        let (one, all) = match full {
+            Full::Area(area) => (Some(area.pools.all()), None),
+            Full::Store(_) => (None, Some(self.all_pools())),
+        };
+        one.into_iter().flatten().chain(all.into_iter().flatten())
     }
 
     /// Does one round of making room. Returns `Freed` if it freed something, otherwise the reason why not.
-    fn reclaim(&self, round: usize) -> Round {
+    fn reclaim(&self, full: Full<'_>, round: usize) -> Round {
         if self.limits.max_all().is_some() {
             self.trim();
             self.refresh_limits();
         }
-        if self.limits.reopen_if_shrunk() {
+        let limits = self.limits_of(full);
+        if limits.reopen_if_shrunk() {
             return Round::Freed;
         }
-        let (written, why) = self.write_back_for_room();
+        let (written, why) = self.write_back_for_room(full);
         if written > 0 {
-            self.limits.reopen();
+            limits.reopen();
             if round % 2 == 0 {
                 return Round::Freed;
             }
         }
-        if self.compact_for_room(written > 0) || written > 0 {
+        if self.compact_for_room(full, written > 0) || written > 0 {
             return Round::Freed;
         }
         why
     }
 
     /// Returns whether more memory is in use than `objects` objects take. Each object takes at most a page.
-    fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
+    fn are_not_all(&self, full: Full<'_>, objects: usize, pool: &Pool) -> bool {
         let most = objects.saturating_mul(pool.page_size());
-        most < self.limits.budget().limit() || objects < self.objects()
+        most < self.limits_of(full).budget().limit() || objects < self.objects(full)
     }
 
-    /// Counts the objects in the pools. Includes objects that were freed while they were being read, since
+    /// Counts the objects in the pools of what is full. Includes objects that were freed while they were being read, since
     /// they stay until the last reader ends.
-    fn objects(&self) -> usize {
-        self.pools.all().map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
+    fn objects(&self, full: Full<'_>) -> usize {
+        self.pools_of(full).map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
             sum.saturating_add(stats.objects).saturating_add(stats.parked_objects)
         })
     }
 
     /// Writes some pages back. Returns their number, and the result that the round has if it frees nothing.
-    fn write_back_for_room(&self) -> (usize, Round) {
-        if self.device().is_none() {
-            return (0, Round::Nothing(LimitReason::NoDevice));
-        }
+    fn write_back_for_room(&self, full: Full<'_>) -> (usize, Round) {
+        let from = match full {
+            Full::Area(area) => From::Area(area),
+            Full::Store(area) => From::Excess { last: Some(area) },
+        };
+        let drop_clean = || {
+            let unused = Device::Unused;
+            self.write_back_some(from, unused, Amount::Room, Unreadable::PassedBy, &|| false).pages
+        };
         while self.device_health.may_try() {
-            let done = self.write_back_some(Amount::Room, Unreadable::PassedBy, &|| false);
+            let used = Device::Used;
+            let done =
+                self.write_back_some(from, used, Amount::Room, Unreadable::PassedBy, &|| false);
             let why = match done.error {
                 // The write of another page may succeed. `may_try` decides whether to try one.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
@@ -221,13 +281,14 @@ impl Zswap {
             };
             return (done.pages, why);
         }
-        (0, Round::Nothing(LimitReason::DeviceFailed))
+        // Clean pages need no device.
+        (drop_clean(), Round::Nothing(LimitReason::DeviceFailed))
     }
 
     /// Compacts one pool after another until one of them frees a page. Returns whether one did. If `briefly`,
     /// because other memory was freed, calls each pool once; otherwise until it reports that it is complete.
-    fn compact_for_room(&self, briefly: bool) -> bool {
-        self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
+    fn compact_for_room(&self, full: Full<'_>, briefly: bool) -> bool {
+        self.pools_of(full).filter(|pool| pool.can_compact()).any(|pool| {
             // Each call moves only some of the objects, and a faulty backend may never report that it is
             // complete. So the number of calls is limited.
             let calls = if briefly { 1 } else { most_steps(pool.stats().objects, 0) };
@@ -251,15 +312,27 @@ impl Zswap {
         }
     }
 
-    /// Called after each page is stored, if the store has a limit. After every [`LOOK_EVERY`] pages on a CPU,
-    /// sums up the memory again. Then, if more than the limit is in use, does a round of making room.
-    pub(crate) fn look_at_limits(&self) {
-        if self.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
+    /// Called after each page is stored in an area, if the area or the store has a limit. After every
+    /// [`LOOK_EVERY`] pages on a CPU, sums up the memory again. Then, if more than a limit is in use, does a round
+    /// of making room.
+    pub(crate) fn look_at_limits(&self, area: &Area) {
+        if area.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
             self.refresh_limits();
-            let budget = self.limits.budget();
-            if budget.used() > budget.limit() {
-                self.reclaim(1);
+            if area.limits.refuse(0) {
+                self.reclaim(Full::Area(area), 1);
+            }
+            if self.limits.refuse(0) {
+                self.reclaim(Full::Store(area), 1);
             }
         }
+    }
+}
+
+/// Returns what is at its limit after an area's pool had no room.
+fn what_is_full<'s>(area: &'s Area, shortage: &Fault) -> Full<'s> {
+    if shortage.limited_bytes().is_some_and(|bytes| area.limits.refuse(bytes)) {
+        Full::Area(area)
+    } else {
+        Full::Store(area)
     }
 }

@@ -59,10 +59,15 @@ pub struct ZswapStats {
     pub reject_memory_limit: u64,
     /// Pages written to the device so far.
     pub written_back_pages: u64,
+    /// Clean pages that were dropped so far instead of being written to the device
+    /// ([`clean_filter`](crate::ZswapBuilder::clean_filter)).
+    pub dropped_clean_pages: u64,
     /// Loads that read the page from the device.
     pub device_loads: u64,
     /// Pages that came back from the device into a pool ([`Promotion`](crate::Promotion)).
     pub promoted_pages: u64,
+    /// Calls of the listener or the filter that panicked.
+    pub listener_panics: u64,
     /// Entries that the clock of writeback has visited.
     pub clock_entries: u64,
     /// Leaves of the index that the clock of writeback has visited.
@@ -95,6 +100,8 @@ pub struct ZswapStats {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct PoolStats {
+    /// The area whose pool this is; `None` for a pool of the areas that have none of their own.
+    pub swap_type: Option<u8>,
     /// The backend's name.
     pub zpool: String,
     /// The compressor's spec, such as `zstd:level=6`.
@@ -140,7 +147,7 @@ impl ZswapStats {
     }
 
     /// Returns the counts of events with their names.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 22] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 24] {
         [
             ("reject_compress_poor", self.reject_compress_poor),
             ("reject_compress_fail", self.reject_compress_fail),
@@ -155,6 +162,7 @@ impl ZswapStats {
             ("reject_unreadable", self.reject_unreadable),
             ("reject_memory_limit", self.reject_memory_limit),
             ("written_back_pages", self.written_back_pages),
+            ("dropped_clean_pages", self.dropped_clean_pages),
             ("device_loads", self.device_loads),
             ("promoted_pages", self.promoted_pages),
             ("device_bytes_written", self.device_bytes_written),
@@ -164,6 +172,7 @@ impl ZswapStats {
             ("device_moved_pages", self.device_moved_pages),
             ("clock_entries", self.clock_entries),
             ("clock_leaves", self.clock_leaves),
+            ("listener_panics", self.listener_panics),
         ]
     }
 }
@@ -183,8 +192,13 @@ impl fmt::Display for ZswapStats {
         for pool in &self.pools {
             writeln!(
                 f,
-                "pool {} {}: {} objects, {} bytes in {}",
-                pool.zpool, pool.compressor, pool.objects, pool.compressed_bytes, pool.pool_bytes
+                "pool {} {}{}: {} objects, {} bytes in {}",
+                pool.zpool,
+                pool.compressor,
+                pool.swap_type.map(|own| format!(" of area {own}")).unwrap_or_default(),
+                pool.objects,
+                pool.compressed_bytes,
+                pool.pool_bytes
             )?;
         }
         Ok(())
@@ -221,6 +235,8 @@ mod tests {
             device_loads: 16,
             clock_entries: 26,
             clock_leaves: 27,
+            dropped_clean_pages: 36,
+            listener_panics: 37,
             promoted_pages: 28,
             device_segments: 29,
             device_live_bytes: 30,
@@ -232,6 +248,7 @@ mod tests {
             device_pages: 17,
             default_compressor: zpage::builtin::default_compressor(),
             pools: vec![PoolStats {
+                swap_type: Some(200),
                 zpool: "zbud".to_owned(),
                 compressor: "zstd:level=6".to_owned(),
                 objects: 18,
@@ -266,6 +283,7 @@ mod tests {
             "reject_unreadable: 24",
             "reject_memory_limit: 25",
             "written_back_pages: 15",
+            "dropped_clean_pages: 36",
             "device_loads: 16",
             "promoted_pages: 28",
             "device_bytes_written: 31",
@@ -275,9 +293,10 @@ mod tests {
             "device_moved_pages: 35",
             "clock_entries: 26",
             "clock_leaves: 27",
+            "listener_panics: 37",
         ];
         let (last, before) = lines.split_last().unwrap();
-        assert_eq!(*last, "pool zbud zstd:level=6: 18 objects, 20 bytes in 19");
+        assert_eq!(*last, "pool zbud zstd:level=6 of area 200: 18 objects, 20 bytes in 19");
         let (default, figures) = before.split_last().unwrap();
         let chosen = zpage::builtin::default_compressor();
         assert_eq!(*default, format!("default_compressor: {} ({})", chosen.name, chosen.reason));

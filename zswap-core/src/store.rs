@@ -24,23 +24,24 @@ use compressors::{Acomp, CompletionsPool};
 use zpool_api::{BackendBits, ObjRead};
 use zpool_base::fork::Leaked;
 
+use crate::area::table::Areas;
+use crate::area::{Area, Switch};
 use crate::checksum;
-use crate::counters::{Counter, Counters};
+use crate::counters::Counter;
 use crate::device_health::DeviceHealth;
 use crate::entry::index::{Entry, Index};
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, StoreError};
 use crate::limits::Limits;
+use crate::listener::{CleanFilter, Departure, Listener};
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
-use crate::moves::cursors::Cursors;
-use crate::moves::promotion::{Promotion, Turnover};
+use crate::moves::promotion::Turnover;
 use crate::moves::tried::Tried;
-use crate::pool::pools::{PoolRef, Pools};
+use crate::pool::pools::PoolRef;
 use crate::pool::recipe::PoolRecipe;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::Refusal;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page, SwapEntry};
 use zpage::same_filled::{self, Patterns};
 use zpage::segments::{Pinned, Segments};
@@ -55,11 +56,8 @@ use zpool_base::contained::Contained;
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
-    pub(crate) pools: Leaked<Pools>,
+    pub(crate) areas: Leaked<Areas>,
     pub(crate) recipe: Leaked<PoolRecipe>,
-    pub(crate) counters: Leaked<Counters>,
-    /// The places in the index at which the next walks start.
-    pub(crate) cursors: Cursors,
     pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
@@ -68,31 +66,14 @@ pub struct Zswap {
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Segments>>,
     pub(crate) device_health: Leaked<DeviceHealth>,
+    /// Fails when the filter calls no page clean.
+    pub(crate) clean_health: Leaked<DeviceHealth>,
     pub(crate) writeback: Switch,
-    pub(crate) promotion: Promotion,
+    pub(crate) listener: Leaked<Option<Contained<Listener>>>,
+    pub(crate) clean_filter: Leaked<Option<Contained<CleanFilter>>>,
     pub(crate) turnover: Turnover,
     #[cfg(feature = "metrics")]
     pub(crate) metrics: Leaked<Option<StoreMetrics>>,
-}
-
-/// An on-off setting that may change at any time.
-#[derive(Debug)]
-pub(crate) struct Switch(AtomicBool);
-
-impl Switch {
-    pub(crate) fn new(on: bool) -> Self {
-        Switch(AtomicBool::new(on))
-    }
-
-    pub(crate) fn get(&self) -> bool {
-        // Relaxed: a setting, which publishes nothing.
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set(&self, on: bool) {
-        // Relaxed: as in `get`.
-        self.0.store(on, Ordering::Relaxed);
-    }
 }
 
 /// The settings with which a store is built.
@@ -102,7 +83,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) segments: Option<Segments>,
     pub(crate) writeback_enabled: bool,
-    pub(crate) promotion: Promotion,
+    pub(crate) listener: Option<Contained<Listener>>,
+    pub(crate) clean_filter: Option<Contained<CleanFilter>>,
     pub(crate) acomp: Contained<Arc<dyn Acomp>>,
     pub(crate) completions: CompletionsPool,
     #[cfg(feature = "metrics")]
@@ -110,24 +92,24 @@ pub(crate) struct Settings {
 }
 
 impl Zswap {
-    pub(crate) fn from_parts(pool: Pool, recipe: PoolRecipe, settings: Settings) -> Self {
+    pub(crate) fn from_parts(shared: Area, recipe: PoolRecipe, settings: Settings) -> Self {
         let index = if settings.checksums { Index::with_sums() } else { Index::new() };
         Zswap {
             index: Leaked::new(index),
             patterns: Leaked::new(Patterns::new()),
-            pools: Leaked::new(Pools::new(pool)),
+            areas: Leaked::new(Areas::new(shared)),
             recipe: Leaked::new(recipe),
-            cursors: Cursors::default(),
             tried: Leaked::default(),
-            counters: Leaked::new(Counters::new()),
             store_incompressible: settings.store_incompressible,
             acomp: Leaked::new(settings.acomp),
             completions: Leaked::new(settings.completions),
             limits: Leaked::new(settings.limits),
             backing: Leaked::new(settings.segments),
             device_health: Leaked::default(),
+            clean_health: Leaked::default(),
             writeback: Switch::new(settings.writeback_enabled),
-            promotion: settings.promotion,
+            listener: Leaked::new(settings.listener),
+            clean_filter: Leaked::new(settings.clean_filter),
             turnover: Turnover::default(),
             #[cfg(feature = "metrics")]
             metrics: Leaked::new(settings.metrics),
@@ -223,26 +205,27 @@ impl Zswap {
             }
             Err(no_node) => {
                 // SAFETY: `content` is in no entry, and this thread encoded it.
-                unsafe { self.discard(content) };
+                unsafe { self.discard(entry, content) };
                 Err(Refusal::Index(no_node.bytes))
             }
         });
         match replaced {
             Ok((old, new)) => {
+                let area = self.areas.of(entry);
                 if old.is_empty() {
-                    self.counters.add(Counter::StoredPages, 1);
+                    area.counters.add(Counter::StoredPages, 1);
                 }
                 self.index.note_replaced(entry.key(), old, new);
                 // SAFETY: this thread took the old word out of the entry, under the entry's lock.
-                unsafe { self.discard(old.content()) };
-                if self.limits.is_limited() {
-                    self.look_at_limits();
+                unsafe { self.discard(entry, old.content()) };
+                if self.limits.is_limited() || area.limits.is_limited() {
+                    self.look_at_limits(area);
                 }
                 Ok(())
             }
             Err(refusal) => {
                 if !keep_older {
-                    self.invalidate(entry);
+                    self.drop_page(entry, Departure::Superseded);
                 }
                 Err(self.count_refusal(entry, refusal))
             }
@@ -253,10 +236,11 @@ impl Zswap {
     #[inline]
     fn encode(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<Content, Refusal> {
         self.look_at_unwritable(entry)?;
-        if let Some(pattern) = self.pattern_of(page) {
+        let area = self.areas.settle(entry);
+        if let Some(pattern) = self.pattern_of(area, page) {
             return Ok(pattern);
         }
-        let pool = self.pools.current();
+        let pool = area.pools.current();
         self.prefetch(entry, &pool);
         let mut kept = None;
         let put = pool.put(page, self.store_incompressible, &mut kept);
@@ -280,7 +264,7 @@ impl Zswap {
             }
             (put, _) => put.map_err(Refusal::Fault)?,
         };
-        Ok(self.stored_content(pool, stored))
+        Ok(stored_content(self.areas.of(entry), pool, stored))
     }
 
     /// Refuses a page for a new entry if memory that cannot be written back has reached `max_bytes`.
@@ -317,27 +301,17 @@ impl Zswap {
     /// Counts the page as same-filled and returns its pattern as a content. Returns `None` if the page has no
     /// pattern, or the pattern cannot be kept.
     #[inline]
-    pub(crate) fn pattern_of(&self, page: &Page) -> Option<Content> {
+    pub(crate) fn pattern_of(&self, area: &Area, page: &Page) -> Option<Content> {
         let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
-        self.counters.add(Counter::SameFilledPages, 1);
+        area.counters.add(Counter::SameFilledPages, 1);
         Some(Content::SameFilled(packed))
     }
 
-    /// Returns the content for an object in a pool. The content takes over the reference to the pool.
-    #[inline]
-    pub(crate) fn stored_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
-        if stored.raw {
-            self.counters.add(Counter::IncompressiblePages, 1);
-        }
-        let bits = stored.handle.backend_bits();
-        Content::Stored { pool: pool.into_page(), bits, raw: stored.raw }
-    }
-
     pub(crate) fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
+        let counters = &self.areas.of(entry).counters;
         let (counter, error) = match refusal {
-            Refusal::Limit(reason) => {
-                self.counters.add(Counter::RejectReclaimFail, 1);
-                let limit = self.limits.pool_limit();
+            Refusal::Limit { reason, limit } => {
+                counters.add(Counter::RejectReclaimFail, 1);
                 (Counter::of_limit(reason), StoreError::PoolLimit { entry, limit, reason })
             }
             Refusal::Memory { unwritable, limit } => {
@@ -358,30 +332,34 @@ impl Zswap {
                 (Counter::RejectCompressFail, StoreError::Reentrant { entry })
             }
         };
-        self.counters.add(counter, 1);
+        counters.add(counter, 1);
         error
     }
 
     /// Frees a content that is in no entry: the object in the pool or on the device, or the place of the pattern.
     ///
     /// # Safety
-    /// `content` is in no entry: this thread took it out of its entry, or made it and installed it nowhere.
-    /// No content may be discarded twice.
-    pub(crate) unsafe fn discard(&self, content: Content) {
+    /// `content` is in no entry: this thread took it out of `entry`, or made it for `entry` and installed it
+    /// nowhere. No content may be discarded twice.
+    pub(crate) unsafe fn discard(&self, entry: SwapEntry, content: Content) {
+        let area = self.areas.of(entry);
         match content {
             Content::Empty => {}
             Content::SameFilled(packed) => {
-                self.counters.add(Counter::SameFilledPages, -1);
+                area.counters.add(Counter::SameFilledPages, -1);
                 self.patterns.release(packed);
             }
-            Content::OnDevice(at) => self.segments().give_up(at),
+            Content::OnDevice(at) => {
+                area.counters.add(Counter::DevicePages, -1);
+                self.segments().give_up(at);
+            }
             Content::Stored { pool, bits, raw } => {
                 if raw {
-                    self.counters.add(Counter::IncompressiblePages, -1);
+                    area.counters.add(Counter::IncompressiblePages, -1);
                 }
                 // SAFETY: the page is in no entry and is discarded once (this function's contract), so its
                 // reference is taken back once.
-                unsafe { self.pools.page_reference(pool) }.free(bits);
+                unsafe { area.pools.page_reference(pool) }.free(bits);
             }
         }
     }
@@ -441,7 +419,7 @@ impl Zswap {
             Content::Stored { pool, bits, .. } => {
                 locked.replace(word.referenced());
                 let sum = locked.sum();
-                let pool = self.pools.of_page(pool);
+                let pool = self.areas.of(entry).pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
                     self.restore(entry, pool, &object, page, sum)?;
                     Ok(read(word, page))
@@ -474,7 +452,7 @@ impl Zswap {
         sum: Option<u32>,
     ) -> Result<(), LoadError> {
         object.restore(bytes, page).map_err(|fault| self.count_fault(entry, fault.into()))?;
-        self.counters.add(Counter::DeviceLoads, 1);
+        self.areas.of(entry).counters.add(Counter::DeviceLoads, 1);
         self.verify(entry, page, sum)
     }
 
@@ -527,13 +505,13 @@ impl Zswap {
     ) -> Result<(), LoadError> {
         let verified = checksum::check(entry, page, sum);
         if verified.is_err() {
-            self.counters.add(Counter::CorruptPages, 1);
+            self.areas.of(entry).counters.add(Counter::CorruptPages, 1);
         }
         verified
     }
 
     pub(crate) fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
-        self.counters.add(Counter::DecompressFail, 1);
+        self.areas.of(entry).counters.add(Counter::DecompressFail, 1);
         match fault {
             Fault::Codec(source) => LoadError::Decompress { entry, source },
             Fault::Pool(source) => LoadError::Pool { entry, source },
@@ -615,14 +593,14 @@ impl Zswap {
                 drop(locked);
                 same_filled::fill(page, pattern);
                 // SAFETY: this thread took `old` out of the entry, under the entry's lock.
-                unsafe { self.forget(entry, old) };
+                unsafe { self.forget(entry, old, Departure::Taken) };
                 return Ok(());
             }
             if let Some(old) =
                 self.read_locked(entry, locked, page, |word, _| self.empty(entry, word))?
             {
                 // SAFETY: `empty` took `old` out of the entry, on this thread and under the entry's lock.
-                unsafe { self.forget(entry, old) };
+                unsafe { self.forget(entry, old, Departure::Taken) };
                 return Ok(());
             }
         }
@@ -638,16 +616,35 @@ impl Zswap {
         (kept && now.content() == read.content()).then(|| locked.replace(Word::EMPTY))
     }
 
-    /// Updates the counters and the index after the word `old` was replaced by EMPTY, and discards its
-    /// content.
+    /// Updates the counters and the index after the word `old` was replaced by EMPTY, discards its content, and
+    /// notifies the listener. The caller holds no lock.
     ///
     /// # Safety
     /// The contract of [`Zswap::discard`] holds for the content of `old`.
-    unsafe fn forget(&self, entry: SwapEntry, old: Word) {
-        self.counters.add(Counter::StoredPages, -1);
+    unsafe fn forget(&self, entry: SwapEntry, old: Word, departure: Departure) {
+        self.areas.of(entry).counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
         // SAFETY: this function has the same contract as `discard`, and the caller keeps it.
-        unsafe { self.discard(old.content()) };
+        unsafe { self.discard(entry, old.content()) };
+        self.notify(entry, departure);
+    }
+
+    /// Drops the page of an entry if the entry still holds the object that `read` names. Returns whether it did.
+    /// `pinned` has kept that object pinned, and its pool referenced, since the word was read.
+    pub(crate) fn drop_if_same<T>(
+        &self,
+        entry: SwapEntry,
+        read: Word,
+        pinned: T,
+        departure: Departure,
+    ) -> bool {
+        let old = self.empty(entry, read);
+        // The comparison is done, so the object need not stay pinned.
+        drop(pinned);
+        let Some(old) = old else { return false };
+        // SAFETY: `empty` took `old` out of the entry, on this thread and under the entry's lock.
+        unsafe { self.forget(entry, old, departure) };
+        true
     }
 
     /// Returns whether a page is kept under `entry`; false in a child after `fork`.
@@ -669,9 +666,10 @@ impl Zswap {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn invalidate(&self, entry: SwapEntry) -> bool {
-        if !self.is_here() {
-            return false;
-        }
+        self.is_here() && self.drop_page(entry, Departure::Invalidated)
+    }
+
+    pub(crate) fn drop_page(&self, entry: SwapEntry, departure: Departure) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let old = locked.replace(Word::EMPTY);
         drop(locked);
@@ -679,7 +677,7 @@ impl Zswap {
             return false;
         }
         // SAFETY: this thread took `old` out of the entry, under the entry's lock.
-        unsafe { self.forget(entry, old) };
+        unsafe { self.forget(entry, old, departure) };
         true
     }
 
@@ -701,13 +699,13 @@ impl Zswap {
         if !self.is_here() {
             return 0;
         }
-        self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
+        self.entries_of(swap_type).filter(|entry| self.invalidate(*entry)).count()
     }
 
     /// Returns the number of pages held; 0 in a child after `fork`. The number is exact if no page is stored
     /// or dropped during the call.
     pub fn len(&self) -> usize {
-        if self.is_here() { self.counters.get(Counter::StoredPages) as usize } else { 0 }
+        if self.is_here() { self.areas.count(Counter::StoredPages) as usize } else { 0 }
     }
 
     /// Returns whether the store holds no page; true in a child after `fork`.
@@ -734,16 +732,31 @@ impl Zswap {
     /// Waits for the system to take the pages back.
     pub fn trim(&self) -> usize {
         if self.is_here() {
-            self.pools.all().fold(0, |sum, pool| sum.saturating_add(pool.trim()))
+            self.all_pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.trim()))
         } else {
             0
         }
     }
 
+    /// Returns all pools that are alive, of all areas. Allocates nothing.
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = Arc<Pool>> {
+        self.areas.all().flat_map(|area| area.pools.all())
+    }
+
     /// Returns whether this process built the store: false in a child after `fork`.
     pub(crate) fn is_here(&self) -> bool {
-        self.pools.is_here()
+        self.areas.is_here()
     }
+}
+
+/// Returns the content for an object in a pool of an area. The content takes over the reference to the pool.
+#[inline]
+pub(crate) fn stored_content(area: &Area, pool: PoolRef<'_>, stored: Stored) -> Content {
+    if stored.raw {
+        area.counters.add(Counter::IncompressiblePages, 1);
+    }
+    let bits = stored.handle.backend_bits();
+    Content::Stored { pool: pool.into_page(), bits, raw: stored.raw }
 }
 
 impl fmt::Debug for Zswap {

@@ -6,6 +6,7 @@
 //! current pool since the switch began, the kept part may be out of date, so the switch starts again.
 
 use crate::Zswap;
+use crate::area::Area;
 use crate::entry::word::PoolId;
 use crate::error::BuildError;
 use crate::pool::pools::NotSwitched;
@@ -40,7 +41,7 @@ impl Zswap {
     ///   context. A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
     /// * [`BuildError::Forked`] in a child after `fork`.
     pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
-        self.switch(|_, compressor| (name.to_owned(), compressor))
+        self.switch(self.areas.shared(), |_, compressor| (name.to_owned(), compressor))
     }
 
     /// Compresses new pages with another compressor, given as a spec such as `zstd:level=6`. The backend
@@ -60,31 +61,39 @@ impl Zswap {
     /// Those of [`Zswap::set_zpool`]. [`BuildError::Compressor`] also if the spec is malformed or names an
     /// unknown compressor.
     pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
+        self.set_compressor_of(self.areas.shared(), spec)
+    }
+
+    pub(crate) fn set_compressor_of(&self, area: &Area, spec: &str) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
         // Two specs for the same compressor, with and without defaults spelled out, have the same canonical
         // name. So they lead to the same pool.
         let spec = self.recipe.compressor_name(spec)?;
-        self.switch(|zpool, _| (zpool, spec.clone()))
+        self.switch(area, |zpool, _| (zpool, spec.clone()))
     }
 
-    fn switch(&self, to: impl Fn(String, String) -> (String, String)) -> Result<(), BuildError> {
+    pub(crate) fn switch(
+        &self,
+        area: &Area,
+        to: impl Fn(String, String) -> (String, String),
+    ) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
         loop {
             let (old_zpool, old_compressor) = {
-                let current = self.pools.current();
+                let current = area.pools.current();
                 (current.zpool_name.clone(), current.spec.clone())
             };
             let (zpool, compressor) = to(old_zpool.clone(), old_compressor.clone());
-            if self.pools.switch_to_living(&zpool, &compressor) {
+            if area.pools.switch_to_living(&zpool, &compressor) {
                 return Ok(());
             }
-            let fresh = self.recipe.pool(&zpool, &compressor)?;
+            let fresh = self.recipe.pool(&zpool, &compressor, &area.limits)?;
             fresh.codec.prepare().map_err(BuildError::of_context)?;
-            match self.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
+            match area.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
                 Ok(()) => return Ok(()),
                 Err(NotSwitched::Full) => {
                     return Err(BuildError::TooManyPools { limit: PoolId::LIMIT });

@@ -233,8 +233,8 @@ impl Zswap {
         run.error.map_or(Ok(run.pages), Err)
     }
 
-    fn compactable(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
-        self.pools.all().filter(|pool| pool.can_compact())
+    fn compactable(&self) -> impl Iterator<Item = Arc<Pool>> {
+        self.all_pools().filter(|pool| pool.can_compact())
     }
 
     /// Compacts each pool until its backend reports that it is complete, or until `most_steps` steps are

@@ -11,11 +11,13 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::area::Area;
 use crate::background::{Background, Next, Stop};
 use crate::counters::Counter;
 use crate::error::WritebackError;
-use crate::limits::percent_of;
-use crate::moves::writeback::{Amount, Unreadable, WrittenBack};
+use crate::limits::{Limits, percent_of};
+use crate::moves::victims::From;
+use crate::moves::writeback::{Amount, Device, Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 
@@ -80,6 +82,27 @@ impl ShrinkerPolicy {
         let came_back = usize::try_from(came_back).unwrap_or(usize::MAX);
         most.unwrap_or(usize::MAX).min(needed).saturating_sub(came_back).max(1)
     }
+}
+
+/// What the thread remembers of an area, or of the whole store, between two steps.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// The loads from the device that were counted.
+    loads: u64,
+    /// Pages that earlier steps have left to the next one.
+    carried: usize,
+}
+
+/// One [`Pace`] for each `swap_type`, and one for the whole store.
+const PACES: usize = 257;
+
+/// What an area or the whole store holds.
+struct Held<'s> {
+    limits: &'s Limits,
+    /// Loads from the device so far.
+    loads: u64,
+    /// Pages in the pools.
+    pages: u64,
 }
 
 /// Adds `effort` to the pages that earlier steps have left to this one. Returns how many pages this step writes back:
@@ -149,7 +172,7 @@ impl Zswap {
         if !self.is_here() {
             return Err(WritebackError::Forked);
         }
-        if !self.limits.is_limited() {
+        if !self.limits.is_limited() && !self.areas.all().any(|area| area.limits.is_limited()) {
             return Err(WritebackError::NoLimit);
         }
         if self.backing.is_none() {
@@ -159,21 +182,22 @@ impl Zswap {
         if from_percent > accept_percent {
             return Err(WritebackError::Thresholds { from_percent, accept_percent });
         }
-        let mut loaded = self.counters.get(Counter::DeviceLoads);
-        let (mut idle, mut carried) = (1, 0);
+        let mut pace = vec![Pace::default(); PACES];
+        let mut idle = 1;
         let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
             let mut done = WrittenBack::default();
             let next = match store {
                 None => Next::End,
                 Some(store) => {
-                    let step =
-                        contain(|| store.shrink_step(&policy, &mut loaded, &mut carried, stop));
+                    let step = contain(|| store.shrink_step(&policy, &mut pace, stop));
                     done = step.unwrap_or_else(|Panicked| WrittenBack {
                         error: Some(WritebackError::Panicked),
                         ..WrittenBack::default()
                     });
                     // A step that leaves its pages to the next one has work to do, too.
-                    idle = next_pause(idle, done.pages + carried, done.error.is_some());
+                    let carried: usize = pace.iter().map(|pace| pace.carried).sum();
+                    idle =
+                        next_pause(idle, done.pages.saturating_add(carried), done.error.is_some());
                     // An unreadable page does not lengthen the pause, so its error is added only now, for the
                     // report.
                     done.error = done.error.or(done.passed_by.take());
@@ -194,38 +218,79 @@ impl Zswap {
             .map_err(|error| WritebackError::Thread { message: error.to_string() })
     }
 
+    /// Does one step for each area with a limit of its own, then for the whole store.
     fn shrink_step(
         &self,
         policy: &ShrinkerPolicy,
-        loaded: &mut u64,
-        carried: &mut usize,
+        pace: &mut [Pace],
         stop: &Stop<'_>,
     ) -> WrittenBack {
-        let loads = self.counters.get(Counter::DeviceLoads);
-        let (bytes, max) = (self.limits.budget().used(), self.limits.pool_limit());
-        let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
-        *loaded = loads;
+        let mut done = WrittenBack::default();
+        for area in self.areas.all() {
+            let Some(swap_type) = area.swap_type else { continue };
+            let loads = area.counters.get(Counter::DeviceLoads);
+            let held = Held { limits: &area.limits, loads, pages: pooled_pages_of(area) };
+            let pace = &mut pace[usize::from(swap_type)];
+            self.shrink_for(&held, From::Area(area), policy, pace, stop, &mut done);
+        }
+        let (loads, pages) = (self.areas.count(Counter::DeviceLoads), self.pooled_pages());
+        let held = Held { limits: &self.limits, loads, pages };
+        let from = From::Excess { last: None };
+        self.shrink_for(&held, from, policy, &mut pace[PACES - 1], stop, &mut done);
+        done
+    }
+
+    /// Writes pages back from the areas `from` if `held` is above the policy's threshold. Adds what it did to `done`.
+    fn shrink_for(
+        &self,
+        held: &Held<'_>,
+        from: From<'_>,
+        policy: &ShrinkerPolicy,
+        pace: &mut Pace,
+        stop: &Stop<'_>,
+        done: &mut WrittenBack,
+    ) {
+        let (bytes, max) = (held.limits.budget().used(), held.limits.pool_limit());
+        let effort = policy.effort(bytes, max, held.loads.saturating_sub(pace.loads));
+        pace.loads = held.loads;
         // It is no error if writeback is switched off for now.
-        let Some(segments) = self.device().filter(|_| effort > 0) else {
-            *carried = 0;
-            return WrittenBack::default();
+        let can_write = match from {
+            From::Area(area) => self.device_of(area).is_some(),
+            From::Excess { .. } | From::All => self.writeback.get(),
         };
-        let from = percent_of(max, policy.from_percent);
+        let segments = self.backing.as_ref().filter(|_| effort > 0 && can_write);
+        let Some(segments) = segments.filter(|_| max != usize::MAX) else {
+            pace.carried = 0;
+            return;
+        };
+        let above = percent_of(max, policy.from_percent);
         let segment = segments.geometry().segment_bytes;
-        let effort = if bytes < max && max - from >= SPAN * segment {
+        let effort = if bytes < max && max - above >= SPAN * segment {
             // Pages that do not fill a segment take a whole one of the device.
-            let mean = bytes / (self.pooled_pages().max(1) as usize);
-            let above = bytes.saturating_sub(from);
-            gather(carried, effort, segment / mean.max(1), above >= segment)
+            let mean = bytes / (held.pages.max(1) as usize);
+            let due = bytes.saturating_sub(above) >= segment;
+            gather(&mut pace.carried, effort, segment / mean.max(1), due)
         } else {
-            *carried = 0;
+            pace.carried = 0;
             effort
         };
         if effort == 0 {
-            return WrittenBack::default();
+            return;
         }
-        self.write_back_some(Amount::FullSegments(effort), Unreadable::PassedBy, &|| stop.is_set())
+        let (device, amount) = (Device::Used, Amount::FullSegments(effort));
+        let stop = || stop.is_set();
+        let now = self.write_back_some(from, device, amount, Unreadable::PassedBy, &stop);
+        done.pages += now.pages;
+        done.error = done.error.take().or(now.error);
+        done.passed_by = done.passed_by.take().or(now.passed_by);
     }
+}
+
+/// Returns about how many pages are in the pools of an area.
+fn pooled_pages_of(area: &Area) -> u64 {
+    let get = |counter| area.counters.get(counter);
+    let elsewhere = get(Counter::SameFilledPages) + get(Counter::DevicePages);
+    get(Counter::StoredPages).saturating_sub(elsewhere)
 }
 
 #[cfg(all(test, not(loom)))]

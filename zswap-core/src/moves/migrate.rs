@@ -8,8 +8,9 @@
 //! Pages that recompression has moved stay in their pool. But once that pool has been the current one, its
 //! pages are migrated like others.
 
+use crate::area::Area;
 use crate::error::MigrateError;
-use crate::moves::relocate::{Relocated, Wanted};
+use crate::moves::relocate::{NewCopy, Relocated, Wanted};
 use crate::moves::walk::{Step, Visited};
 use crate::pool::pools::PoolRef;
 use crate::refusal::Refusal;
@@ -27,7 +28,7 @@ pub struct PoolMigration {
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages from older pools into the current pool. A pool is dropped when its last
+    /// Moves up to `budget` pages from older pools into the current pool of their area. A pool is dropped when its last
     /// page leaves it. A call continues where the last one ended, and visits each entry at most once. Pages
     /// that [`Zswap::recompress`] has moved stay where they are.
     ///
@@ -70,18 +71,21 @@ impl Zswap {
             return Err(MigrateError::Forked);
         }
         let mut moved = Ok(());
-        if self.pages_elsewhere() > 0 {
-            let target = self.pools.current();
-            let mut page = [0; PAGE_SIZE];
-            moved = self.walk(&self.cursors.migrate, &mut Visited::default(), |entry| {
+        let mut page = [0; PAGE_SIZE];
+        // A page that cannot be moved holds up its own area only.
+        for area in self.areas.all().filter(|area| pages_elsewhere(area) > 0) {
+            let target = area.pools.current();
+            let hand = &area.cursors.migrate;
+            let walked = self.walk(area, hand, &mut Visited::default(), |entry| {
                 if done.moved == budget || stop() {
                     return Ok(Step::StopBefore);
                 }
-                done.moved += usize::from(self.migrate(entry, &mut page, &target)?);
+                done.moved += usize::from(self.migrate(entry, &mut page, area, &target)?);
                 Ok::<Step, MigrateError>(Step::On)
             });
+            moved = moved.and(walked);
         }
-        done.left = self.pages_elsewhere();
+        done.left = self.areas.all().map(pages_elsewhere).fold(0, usize::saturating_add);
         moved
     }
 
@@ -92,6 +96,7 @@ impl Zswap {
         &self,
         entry: SwapEntry,
         page: &mut Page,
+        area: &Area,
         target: &PoolRef<'_>,
     ) -> Result<bool, MigrateError> {
         let relocated = self.relocate(
@@ -110,17 +115,18 @@ impl Zswap {
                     }
                     (put, _) => put.map_err(Refusal::Fault),
                 };
-                put.map(|stored| self.copy_in(target, stored))
+                put.map(|stored| NewCopy::of(area, target, stored))
                     .map_err(|refusal| MigrateError::Store(self.count_refusal(entry, refusal)))
             },
         )?;
         Ok(relocated == Relocated::Moved)
     }
+}
 
-    fn pages_elsewhere(&self) -> usize {
-        let others = self.pools.all().skip(1);
-        // Relaxed: as in `migrate`.
-        let others = others.filter(|pool| !pool.recompressed.load(Ordering::Relaxed));
-        others.fold(0, |sum, pool| sum.saturating_add(pool.stats().objects))
-    }
+/// Returns the number of an area's pages that are to be migrated.
+fn pages_elsewhere(area: &Area) -> usize {
+    let others = area.pools.all().skip(1);
+    // Relaxed: as in `migrate`.
+    let others = others.filter(|pool| !pool.recompressed.load(Ordering::Relaxed));
+    others.fold(0, |sum: usize, pool| sum.saturating_add(pool.stats().objects))
 }

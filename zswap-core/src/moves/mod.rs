@@ -9,5 +9,6 @@ pub(crate) mod promotion;
 pub(crate) mod recompress;
 pub(crate) mod relocate;
 pub(crate) mod tried;
+pub(crate) mod victims;
 pub(crate) mod walk;
 pub(crate) mod writeback;

@@ -9,8 +9,10 @@ use zpage::device::DeviceError;
 use zpage::segments::{Draft, Segments};
 use zpool_api::ZpoolError;
 
+use crate::counters::Counter;
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, WritebackError};
+use crate::listener::Departure;
 use crate::moves::clean::Names;
 use crate::pool::pools::HeldObject;
 use crate::{SwapEntry, Zswap};
@@ -18,13 +20,56 @@ use crate::{SwapEntry, Zswap};
 /// Room for this many pages is allocated at first.
 const FEW: usize = 64;
 
-/// A page whose object is in the draft.
-struct Leaving<'s> {
-    entry: SwapEntry,
+/// A page that is about to leave its pool.
+pub(crate) struct Leaving<'s> {
+    pub(crate) entry: SwapEntry,
     /// The entry's word at the moment when the object was pinned.
-    word: Word,
+    pub(crate) word: Word,
     /// Pins the object. Dropped when the entry was compared.
-    object: Option<HeldObject<'s>>,
+    pub(crate) object: Option<HeldObject<'s>>,
+    /// Whether the entry names the object on the device now.
+    moved: bool,
+}
+
+/// What the clock finds at an entry.
+pub(crate) enum Picked<'s> {
+    Page(Leaving<'s>),
+    /// The page was loaded since the clock last passed it. Its second chance is used up.
+    Spared,
+    /// The entry holds no object.
+    PassedBy,
+}
+
+/// Picks the page of an entry and pins its object. If the page was loaded since the clock last passed it and
+/// `in_use_too` is false, gives it a second chance instead.
+pub(crate) fn pick(
+    store: &Zswap,
+    entry: SwapEntry,
+    in_use_too: bool,
+) -> Result<Picked<'_>, WritebackError> {
+    let unread = |source| WritebackError::Load(LoadError::Pool { entry, source });
+    let Some(mut locked) = store.index.lock(entry.key()) else { return Ok(Picked::PassedBy) };
+    let word = locked.word();
+    let Content::Stored { pool, bits, .. } = word.content() else { return Ok(Picked::PassedBy) };
+    if word.is_referenced() && !in_use_too {
+        locked.replace(word.unreferenced());
+        return Ok(Picked::Spared);
+    }
+    let object = store.areas.of(entry).pools.of_page(pool).hold(bits);
+    // Unlock before the object is dropped, since that may drop the pool's last reference.
+    drop(locked);
+    let object = object.map_err(unread)?;
+    // A faulty backend may return other bytes than it was given.
+    match object.bytes().len() {
+        0 => Err(unread(ZpoolError::EmptyObject)),
+        1..=PAGE_SIZE => {
+            Ok(Picked::Page(Leaving { entry, word, object: Some(object), moved: false }))
+        }
+        size => {
+            let (max, backend) = (PAGE_SIZE, "a pool of the store");
+            Err(unread(ZpoolError::ObjectTooLarge { size, max, backend }))
+        }
+    }
 }
 
 /// A segment that is being filled, and the pages whose objects are in it.
@@ -32,18 +77,6 @@ pub(crate) struct Outgoing<'s> {
     store: &'s Zswap,
     draft: Draft<'s>,
     pages: Vec<Leaving<'s>>,
-}
-
-/// What became of a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Added {
-    Yes,
-    /// The segment has no room for its object.
-    NoRoom,
-    /// The page was loaded since the clock last passed it. Its second chance is used up.
-    Spared,
-    /// The entry holds no object.
-    PassedBy,
 }
 
 impl<'s> Outgoing<'s> {
@@ -58,50 +91,23 @@ impl<'s> Outgoing<'s> {
         self.pages.len()
     }
 
-    /// Adds the page of an entry. If the page was loaded since the clock last passed it and `in_use_too` is
-    /// false, gives it a second chance instead.
-    pub(crate) fn add(
-        &mut self,
-        entry: SwapEntry,
-        in_use_too: bool,
-    ) -> Result<Added, WritebackError> {
-        let unread = |source| WritebackError::Load(LoadError::Pool { entry, source });
+    /// Adds a page. Returns the page if the segment has no room for it.
+    pub(crate) fn add(&mut self, page: Leaving<'s>) -> Result<Option<Leaving<'s>>, WritebackError> {
         let room = if self.pages.is_empty() { FEW } else { 1 };
         if self.pages.try_reserve(room).is_err() {
             if self.pages.is_empty() {
-                return Err(self.store.not_written(entry, DeviceError::OutOfMemory));
+                return Err(self.store.not_written(page.entry, DeviceError::OutOfMemory));
             }
-            return Ok(Added::NoRoom);
+            return Ok(Some(page));
         }
-        let Some(mut locked) = self.store.index.lock(entry.key()) else {
-            return Ok(Added::PassedBy);
-        };
-        let word = locked.word();
-        let Content::Stored { pool, bits, .. } = word.content() else {
-            return Ok(Added::PassedBy);
-        };
-        if word.is_referenced() && !in_use_too {
-            locked.replace(word.unreferenced());
-            return Ok(Added::Spared);
+        let added = page.object.as_ref().is_some_and(|object| {
+            self.draft.push(page.entry.key(), &object.pool().codec, object.bytes())
+        });
+        if !added {
+            return Ok(Some(page));
         }
-        let object = self.store.pools.of_page(pool).hold(bits);
-        // Unlock before the object is dropped, since that may drop the pool's last reference.
-        drop(locked);
-        let object = object.map_err(unread)?;
-        // A faulty backend may return other bytes than it was given.
-        match object.bytes().len() {
-            0 => return Err(unread(ZpoolError::EmptyObject)),
-            1..=PAGE_SIZE => {}
-            size => {
-                let (max, backend) = (PAGE_SIZE, "a pool of the store");
-                return Err(unread(ZpoolError::ObjectTooLarge { size, max, backend }));
-            }
-        }
-        if !self.draft.push(entry.key(), &object.pool().codec, object.bytes()) {
-            return Ok(Added::NoRoom);
-        }
-        self.pages.push(Leaving { entry, word, object: Some(object) });
-        Ok(Added::Yes)
+        self.pages.push(page);
+        Ok(None)
     }
 
     /// Writes the segment, and lets the entries name the objects there. Returns the number of pages that moved,
@@ -111,17 +117,25 @@ impl<'s> Outgoing<'s> {
         let Outgoing { store, draft, mut pages } = self;
         let Some(first) = pages.first().map(|page| page.entry) else { return Ok(0) };
         let written = draft.write().map_err(|error| (first, error))?;
-        Ok(written.install(|number, at| {
-            let Leaving { entry, word, object } = &mut pages[number];
+        let moved = written.install(|number, at| {
+            let Leaving { entry, word, object, moved } = &mut pages[number];
             let new = |word: Word| word.unreferenced().moved_to(Content::OnDevice(at));
-            let moved = store.replace_if_same(*entry, *word, new);
+            *moved = store.replace_if_same(*entry, *word, new);
             // The comparison is done, so the object need not stay pinned.
             drop(object.take());
-            if moved {
+            if *moved {
+                let counters = &store.areas.of(*entry).counters;
+                counters.add(Counter::DevicePages, 1);
+                counters.add(Counter::WrittenBackPages, 1);
                 // SAFETY: this thread took the object's word out of the entry, and discards it only here.
-                unsafe { store.discard(word.content()) };
+                unsafe { store.discard(*entry, word.content()) };
             }
-            moved
-        }))
+            *moved
+        });
+        // The segment is done, so the listener may call the store.
+        for page in pages.iter().filter(|page| page.moved) {
+            store.notify(page.entry, Departure::WrittenBack);
+        }
+        Ok(moved)
     }
 }

@@ -7,7 +7,9 @@
 use crate::counters::Counter;
 use crate::entry::word::Word;
 use crate::moves::promotion::Promotion;
+use crate::store::stored_content;
 use crate::{Page, SwapEntry, Zswap};
+use zpool_api::PageBudget;
 
 impl Zswap {
     /// Returns the word of a page on the device after it was loaded.
@@ -23,7 +25,7 @@ impl Zswap {
     pub(crate) fn promote_if_wanted(&self, entry: SwapEntry, word: Word, page: &Page) {
         let Some(seen) = word.seen_on_device() else { return };
         let soon = |seen: u8| self.turnover.now().wrapping_sub(seen) & 3 <= 1;
-        let wanted = match self.promotion {
+        let wanted = match self.areas.of(entry).promotion {
             Promotion::Never => false,
             Promotion::SecondLoad => seen.is_some_and(soon),
             Promotion::Always => true,
@@ -34,19 +36,20 @@ impl Zswap {
     }
 
     fn promote(&self, entry: SwapEntry, word: Word, page: &Page) {
-        let budget = self.limits.budget();
-        if budget.used() >= budget.limit() {
+        let area = self.areas.of(entry);
+        let is_full = |budget: &PageBudget| budget.used() >= budget.limit();
+        if is_full(self.limits.budget()) || is_full(area.limits.budget()) {
             return;
         }
-        let pool = self.pools.current();
+        let pool = area.pools.current();
         let Ok(stored) = pool.put(page, self.store_incompressible, &mut None) else { return };
-        let new = self.stored_content(pool, stored);
+        let new = stored_content(area, pool, stored);
         let promoted = |now: Word| now.moved_to(new).referenced();
         let replaced = self.replace_if_same(entry, word, promoted);
-        self.counters.add(Counter::PromotedPages, i64::from(replaced));
+        area.counters.add(Counter::PromotedPages, i64::from(replaced));
         let left = if replaced { word.content() } else { new };
         // SAFETY: `left` is in no entry. It is the object on the device, which this thread took out of the entry,
         // or the new object, which was not installed. It is discarded only here.
-        unsafe { self.discard(left) };
+        unsafe { self.discard(entry, left) };
     }
 }

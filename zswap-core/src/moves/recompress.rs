@@ -3,6 +3,7 @@
 //! A page moves as in migration ([`crate::moves::migrate`]). If a compressor does not make a page smaller,
 //! this is noted ([`crate::moves::tried`]), and the compressor is not tried on that page again.
 
+use crate::area::Area;
 use crate::entry::word::PoolId;
 use crate::error::{BuildError, MigrateError};
 use crate::moves::relocate::{NewCopy, Relocated, Wanted};
@@ -27,13 +28,14 @@ pub struct Recompress<'a> {
     spec: &'a str,
     max_pages: usize,
     idle: bool,
+    area: Option<u8>,
 }
 
 impl<'a> Recompress<'a> {
     /// Selects the compressor by its spec, such as `zstd:level=9`. Without further settings, all pages are
     /// compressed again.
     pub fn new(spec: &'a str) -> Self {
-        Recompress { spec, max_pages: usize::MAX, idle: false }
+        Recompress { spec, max_pages: usize::MAX, idle: false, area: None }
     }
 
     /// Limits how many pages one call of [`Zswap::recompress`] compresses again. By default there is no limit:
@@ -49,6 +51,14 @@ impl<'a> Recompress<'a> {
     #[must_use]
     pub fn idle(mut self) -> Self {
         self.idle = true;
+        self
+    }
+
+    /// Compresses only pages of the area `swap_type`, which must have pools of its own
+    /// ([`Zswap::add_area`]). If it has none, nothing is done. By default pages of all areas are compressed.
+    #[must_use]
+    pub fn area(mut self, swap_type: u8) -> Self {
+        self.area = Some(swap_type);
         self
     }
 }
@@ -68,7 +78,8 @@ pub struct Recompressed {
 }
 
 impl Zswap {
-    /// Compresses pages again with another, denser compressor. Their new pool has the current backend.
+    /// Compresses pages again with another, denser compressor. Their new pool has the current backend
+    /// of their area.
     ///
     /// A page moves only if its object then takes less memory. Objects are compared by the sizes to which the
     /// backends round them ([`zpool_api::Zpool::footprint`]). A page that does not get smaller is marked;
@@ -101,11 +112,27 @@ impl Zswap {
         if !self.is_here() {
             return Err(MigrateError::Forked);
         }
-        let target = self.pool_for(what.spec)?;
-        let codec = self.tried.codec(&target.spec);
         let mut done = Recompressed::default();
+        // A page or pool that fails holds up its own area only.
+        let mut failed = Ok(());
+        for area in
+            self.areas.all().filter(|area| what.area.is_none_or(|own| area.swap_type == Some(own)))
+        {
+            failed = failed.and(self.recompress_area(area, what, &mut done));
+        }
+        failed.map(|()| done)
+    }
+
+    fn recompress_area(
+        &self,
+        area: &Area,
+        what: &Recompress<'_>,
+        done: &mut Recompressed,
+    ) -> Result<(), MigrateError> {
+        let target = self.pool_for(area, what.spec)?;
+        let codec = self.tried.codec(&target.spec);
         let mut page = [0; PAGE_SIZE];
-        self.walk(&self.cursors.recompress, &mut Visited::default(), |entry| {
+        self.walk(area, &area.cursors.recompress, &mut Visited::default(), |entry| {
             if done.moved + done.not_smaller == what.max_pages {
                 return Ok(Step::StopBefore);
             }
@@ -121,7 +148,8 @@ impl Zswap {
                     _ => Wanted::Yes,
                 },
                 |page, footprint| {
-                    let copy = self.recompressed(entry, page, footprint, &target, &mut saved)?;
+                    let copy =
+                        self.recompressed(entry, page, footprint, (area, &target), &mut saved)?;
                     Ok::<_, MigrateError>(copy.unwrap_or(NewCopy::NoneBetter(codec)))
                 },
             )?;
@@ -134,8 +162,7 @@ impl Zswap {
                 Relocated::Spared | Relocated::PassedBy => {}
             }
             Ok::<Step, MigrateError>(Step::On)
-        })?;
-        Ok(done)
+        })
     }
 
     /// Makes a copy of a page in the denser pool, and sets `saved` to the bytes saved. Returns `None` if the
@@ -148,7 +175,7 @@ impl Zswap {
         entry: SwapEntry,
         page: &Page,
         footprint: usize,
-        target: &PoolRef<'_>,
+        (area, target): (&Area, &PoolRef<'_>),
         saved: &mut usize,
     ) -> Result<Option<NewCopy>, MigrateError> {
         let mut kept = None;
@@ -162,7 +189,7 @@ impl Zswap {
         match put {
             Ok(Some(stored)) => {
                 *saved = footprint.saturating_sub(target.footprint(stored.len));
-                Ok(Some(self.copy_in(target, stored)))
+                Ok(Some(NewCopy::of(area, target, stored)))
             }
             Ok(None) | Err(Refusal::Fault(Fault::Incompressible)) => Ok(None),
             Err(refusal) => Err(MigrateError::Store(self.count_refusal(entry, refusal))),
@@ -171,21 +198,21 @@ impl Zswap {
 
     /// Returns the pool that has the current backend and the compressor with spec `text`. Builds the pool if
     /// there is none.
-    fn pool_for(&self, text: &str) -> Result<PoolRef<'_>, BuildError> {
-        let current = self.pools.current();
+    fn pool_for<'s>(&self, area: &'s Area, text: &str) -> Result<PoolRef<'s>, BuildError> {
+        let current = area.pools.current();
         // Search by the given text first: that needs no allocation.
-        let found = self.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
+        let found = area.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
         if let Some(hold) = found {
             return Ok(hold);
         }
         let spec = self.recipe.compressor_name(text)?;
-        let found = self.pools.living(|pool| pool.is_like(&current.zpool_name, &spec));
+        let found = area.pools.living(|pool| pool.is_like(&current.zpool_name, &spec));
         if let Some(hold) = found {
             return Ok(hold);
         }
-        let fresh = self.recipe.pool(&current.zpool_name, text)?;
+        let fresh = self.recipe.pool(&current.zpool_name, text, &area.limits)?;
         // Relaxed: a flag that only decides which pages are migrated.
         fresh.recompressed.store(true, Ordering::Relaxed);
-        self.pools.add(fresh).ok_or(BuildError::TooManyPools { limit: PoolId::LIMIT })
+        area.pools.add(fresh).ok_or(BuildError::TooManyPools { limit: PoolId::LIMIT })
     }
 }

@@ -6,11 +6,13 @@
 //! in that time: if the word is equal, it still names the object that was read. If the word differs, the page
 //! was overwritten, invalidated or moved by another mover, and the copy is dropped.
 
+use crate::area::Area;
 use crate::entry::word::{Content, Word};
 use crate::error::LoadError;
 use crate::moves::tried::Codec;
 use crate::pool::Stored;
 use crate::pool::pools::PoolRef;
+use crate::store::stored_content;
 use crate::{Page, SwapEntry, Zswap};
 
 /// Whether a mover wants the page of an entry.
@@ -43,6 +45,13 @@ pub(crate) enum Relocated {
     PassedBy,
 }
 
+impl NewCopy {
+    /// The object `stored`, which a mover has put into a pool of an area.
+    pub(crate) fn of(area: &Area, pool: &PoolRef<'_>, stored: Stored) -> Self {
+        NewCopy::Of(stored_content(area, pool.again(), stored))
+    }
+}
+
 impl Zswap {
     /// Moves the page of an entry, if the entry holds an object and `wanted` accepts it. Reads the page into
     /// `page`. Calls `copy` with the page and the bytes of memory that its object takes, to get another copy.
@@ -62,7 +71,7 @@ impl Zswap {
         let Content::Stored { pool, bits, .. } = word.content() else {
             return Ok(Relocated::PassedBy);
         };
-        let pool = self.pools.of_page(pool);
+        let pool = self.areas.of(entry).pools.of_page(pool);
         match wanted(word, &pool) {
             Wanted::Yes => {}
             unwanted => {
@@ -86,7 +95,7 @@ impl Zswap {
                     let left = if replaced { word.content() } else { new };
                     // SAFETY: `left` is in no entry. It is the older copy, which this thread took out of the
                     // entry, or the newer copy, which was not installed. It is discarded only here.
-                    unsafe { self.discard(left) };
+                    unsafe { self.discard(entry, left) };
                     replaced.then_some(Relocated::Moved)
                 }
                 Ok(NewCopy::NoneBetter(codec)) => {
@@ -101,11 +110,6 @@ impl Zswap {
             Ok(Ok(done.unwrap_or(Relocated::PassedBy)))
         });
         relocated?
-    }
-
-    /// Returns the object `stored`, which a mover has put into `pool`, as a new copy.
-    pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
-        NewCopy::Of(self.stored_content(pool.again(), stored))
     }
 
     /// Replaces the word of an entry if the entry still holds the object that `old` names. Returns whether it

@@ -6,6 +6,7 @@
 //! the number of entries. Concurrent walks with the same hand share the entries: before a walk visits a leaf,
 //! it moves the hand behind that leaf.
 
+use crate::area::Area;
 use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{SwapEntry, Zswap};
@@ -27,11 +28,12 @@ pub(crate) struct Visited {
 }
 
 impl Zswap {
-    /// Calls `visit` for each entry with an object, beginning at the hand. Ends when it has gone around once,
+    /// Calls `visit` for each entry of an area with an object, beginning at the hand. Ends when it has gone around once,
     /// when `visit` returns [`Step::StopBefore`], or with the first error of `visit`. After an error the hand
     /// is behind the entry that failed. Adds to `visited` what it visits.
     pub(crate) fn walk<E>(
         &self,
+        area: &Area,
         hand: &AtomicU64,
         visited: &mut Visited,
         mut visit: impl FnMut(SwapEntry) -> Result<Step, E>,
@@ -39,11 +41,22 @@ impl Zswap {
         let mut keys = LeafKeys::new();
         // Relaxed, here and below: it does not matter where a walk begins, and the hand publishes nothing.
         let start = hand.load(Ordering::Relaxed);
-        let (mut from, mut wrapped) = (start, false);
+        let Some(first) = self.areas.first_key(area, 0) else { return Ok(()) };
+        let (mut from, mut wrapped) = match self.areas.first_key(area, start) {
+            Some(from) => (from, false),
+            None => (first, true),
+        };
         loop {
-            let leaf = self.index.pooled_keys(from, &mut keys);
+            let mut leaf = self.index.pooled_keys(from, &mut keys);
             visited.leaves += leaf.leaves as u64;
-            let next = leaf.next.unwrap_or(0);
+            let in_leaf = keys.first().copied();
+            if in_leaf.is_some_and(|key| self.areas.first_key(area, key) != Some(key)) {
+                // A leaf of another area. All keys of a leaf are of one type.
+                leaf.next = in_leaf;
+                keys.clear();
+            }
+            leaf.next = leaf.next.and_then(|next| self.areas.first_key(area, next));
+            let next = leaf.next.unwrap_or(first);
             // Relaxed: as for the load of `start`.
             hand.store(next, Ordering::Relaxed);
             for key in keys.iter().copied() {
@@ -67,8 +80,8 @@ impl Zswap {
             }
             match leaf.next {
                 Some(next) => from = next,
-                None if wrapped || start == 0 => return Ok(()),
-                None => (from, wrapped) = (0, true),
+                None if wrapped || start <= first => return Ok(()),
+                None => (from, wrapped) = (first, true),
             }
             if wrapped && from >= start {
                 return Ok(());

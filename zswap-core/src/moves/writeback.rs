@@ -9,10 +9,15 @@
 //! which is written with one call while no lock is held ([`crate::moves::outgoing`]). An entry names its object on the
 //! device only after the write has succeeded. So the page can be loaded at any moment, and a failed write leaves
 //! it in place. If the entry is overwritten during the write, the new page stays.
+//!
+//! A page that the program's filter calls clean is dropped instead, and needs no device.
 
+use crate::area::Area;
 use crate::counters::Counter;
 use crate::error::WritebackError;
-use crate::moves::outgoing::{Added, Outgoing};
+use crate::listener::Departure;
+use crate::moves::outgoing::{Leaving, Outgoing, Picked, pick};
+use crate::moves::victims::{Exhausted, From};
 use crate::moves::walk::{Step, Visited};
 use crate::nesting::Nested;
 use crate::{SwapEntry, Zswap};
@@ -29,8 +34,9 @@ const ROOM: usize = 32;
 /// The result of writing pages back.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenBack {
+    /// Pages that were written back, and clean pages that were dropped.
     pub(crate) pages: usize,
-    /// Pages that the last round skipped because they could not be read.
+    /// Pages that the last round over each area skipped because they could not be read.
     pub(crate) unreadable: usize,
     /// The error of the unreadable page that was skipped last.
     pub(crate) passed_by: Option<WritebackError>,
@@ -44,6 +50,25 @@ pub(crate) enum Unreadable {
     /// It ends with the error.
     Ends,
     /// It skips the page.
+    PassedBy,
+}
+
+/// Whether pages may be written to the device. If not, only clean pages are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Device {
+    Used,
+    Unused,
+}
+
+/// What became of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Added {
+    Yes,
+    /// The amount is reached without the page, which has no room in the segment.
+    NoRoom,
+    /// The page was loaded since the clock last passed it. Its second chance is used up.
+    Spared,
+    /// The entry holds no object, or its object may not be written back.
     PassedBy,
 }
 
@@ -64,8 +89,8 @@ impl Amount {
     fn is_reached(self, writer: &Writer<'_>) -> bool {
         match self {
             Amount::Pages(pages) => writer.pages() >= pages,
-            Amount::Segment => writer.full > 0,
-            Amount::Room => writer.full > 0 && writer.moved >= ROOM,
+            Amount::Segment => writer.made_room(),
+            Amount::Room => writer.made_room() && writer.moved + writer.dropped >= ROOM,
             Amount::FullSegments(pages) => {
                 let rest = pages.saturating_sub(writer.pages());
                 let between = writer.outgoing.is_none() && writer.full > 0;
@@ -76,8 +101,9 @@ impl Amount {
 }
 
 impl Zswap {
-    /// Writes up to `pages` pages back to the device, and returns how many. Continues where the last call
-    /// ended, and goes around at most twice. The first round leaves most of the pages that were loaded since
+    /// Writes up to `pages` pages back to the device, and returns how many. Pages that the filter
+    /// ([`ZswapBuilder::clean_filter`](crate::ZswapBuilder::clean_filter)) calls clean are dropped instead, and
+    /// count, too. Continues where the last call ended, and goes around at most twice. The first round leaves most of the pages that were loaded since
     /// a walk last passed them; the second round writes them back if they were not loaded again. Skips
     /// same-filled pages and pages that are already on the device.
     ///
@@ -99,7 +125,8 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off.
+    /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off, and no clean page was
+    ///   found.
     /// * [`WritebackError::DeviceFull`] if no segment is free and cleaning frees none, [`WritebackError::Device`] if a
     ///   write fails, [`WritebackError::Load`] if a page cannot be read. The page that could not be written back stays in
     ///   place, and pages that were written back before it stay on the device.
@@ -112,7 +139,7 @@ impl Zswap {
         if !self.is_here() {
             return Err(WritebackError::Forked);
         }
-        self.write_back(Amount::Pages(pages))
+        self.write_back(From::All, Amount::Pages(pages))
     }
 
     /// Writes one full segment of pages back to the device, and returns how many pages. Does what
@@ -127,20 +154,30 @@ impl Zswap {
         if !self.is_here() {
             return Err(WritebackError::Forked);
         }
-        self.write_back(Amount::Segment)
+        self.write_back(From::All, Amount::Segment)
     }
 
     /// Writes `amount` back. Returns the number of pages, or the error that ended the writeback early.
-    fn write_back(&self, amount: Amount) -> Result<usize, WritebackError> {
-        let written = self.write_back_some(amount, Unreadable::Ends, &|| false);
+    pub(crate) fn write_back(
+        &self,
+        from: From<'_>,
+        amount: Amount,
+    ) -> Result<usize, WritebackError> {
+        let device = Device::Used;
+        let written = self.write_back_some(from, device, amount, Unreadable::Ends, &|| false);
         written.error.map_or(Ok(written.pages), Err)
     }
 
-    /// Does what [`Zswap::shrink`] does, but writes back `amount`. Checks `stop` before each page, and ends if it
-    /// returns true; then pages that are not in a full segment stay. `unreadable` says what to do if a page cannot be
-    /// read. Returns the number of pages written back, and any error that ended the writeback.
+    /// Does what [`Zswap::shrink`] does, but writes back `amount` of the areas `from`. Checks `stop` before each
+    /// page, and ends if it returns true; then pages that are not in a full segment stay. `unreadable` says what to
+    /// do if a page cannot be read. Returns the number of pages written back, and any error that ended the
+    /// writeback.
+    ///
+    /// If pages may go from several areas, chooses the area again after each full segment.
     pub(crate) fn write_back_some(
         &self,
+        from: From<'_>,
+        device: Device,
         amount: Amount,
         unreadable: Unreadable,
         stop: &dyn Fn() -> bool,
@@ -150,17 +187,68 @@ impl Zswap {
             done.error = Some(WritebackError::Reentrant);
             return done;
         };
-        let Some(segments) = self.device() else {
-            done.error = Some(WritebackError::NoDevice);
-            return done;
-        };
+        let device_of = |area: &Area| self.device_of(area).filter(|_| device == Device::Used);
+        // A store at its limit does not search all of its pages in vain again and again.
+        let filters =
+            self.clean_filter.is_some() && (amount != Amount::Room || self.clean_health.may_try());
+        let mut writer = Writer::new(self, filters);
+        writer.takes_turns = !matches!(from, From::Area(_)) && self.areas.all().nth(1).is_some();
+        let mut exhausted = Exhausted::default();
+        // Pages may be stored as fast as they are written back. Each of the first has its turn twice.
+        let most = usize::try_from(self.pooled_pages()).unwrap_or(usize::MAX);
+        let most = most.saturating_mul(2).saturating_add(ROOM);
+        while let Some(area) =
+            self.victim(from, &exhausted, |area| filters || device_of(area).is_some())
+        {
+            let before = writer.pages();
+            writer.turn(device_of(area));
+            self.write_back_area(area, amount, (unreadable, stop), &mut writer, &mut done);
+            if done.error.is_some() || amount.is_reached(&writer) || stop() {
+                break;
+            }
+            let pages = writer.pages();
+            if pages == before {
+                exhausted.add(area);
+            } else if pages > most {
+                break;
+            }
+        }
+        if done.error.is_none() {
+            done.error = writer.finish(amount, stop).err();
+        }
+        done.pages = writer.moved + writer.dropped;
+        match writer.dropped {
+            0 if writer.stuck > 0 => self.clean_health.failed(),
+            0 => {}
+            _ => self.clean_health.succeeded(),
+        }
+        if done.pages == 0 && !writer.had_device {
+            // Without an area to write back, or with pages only that are not clean.
+            let nothing = !filters || writer.stuck > 0;
+            done.error = done.error.or(nothing.then_some(WritebackError::NoDevice));
+        }
+        done
+    }
+
+    /// Writes pages of one area back, and adds the result to `done`. Goes around at most twice. If areas take turns,
+    /// ends after a full segment, and leaves the pages after it in an unfinished one.
+    fn write_back_area(
+        &self,
+        area: &Area,
+        amount: Amount,
+        (unreadable, stop): (Unreadable, &dyn Fn() -> bool),
+        writer: &mut Writer<'_>,
+        done: &mut WrittenBack,
+    ) {
         let mut visited = Visited::default();
-        let mut writer = Writer { store: self, segments, outgoing: None, moved: 0, full: 0 };
         let mut spared = 0;
+        let (unreadable_before, full_before) = (done.unreadable, writer.full);
+        let is_done = |writer: &Writer<'_>| amount.is_reached(writer) || stop();
+        let had_turn = |writer: &Writer<'_>| writer.takes_turns && writer.full > full_before;
         for _round in 0..2 {
-            done.unreadable = 0;
-            let walked = self.walk(&self.cursors.shrink, &mut visited, |entry| {
-                if amount.is_reached(&writer) || stop() {
+            done.unreadable = unreadable_before;
+            let walked = self.walk(area, &area.cursors.shrink, &mut visited, |entry| {
+                if is_done(writer) || had_turn(writer) {
                     return Ok(Step::StopBefore);
                 }
                 match writer.add(entry, spared >= SECOND_CHANCES, amount) {
@@ -177,20 +265,17 @@ impl Zswap {
                 Ok(Step::On)
             });
             done.error = walked.err();
-            if stop() || amount == Amount::Room && writer.full > 0 {
-                // The pages in an unfinished segment stay where they are.
-                writer.outgoing = None;
+            if done.error.is_none() && had_turn(writer) && !is_done(writer) {
+                break;
             }
             // The pages that were added before an error are written, too.
-            done.error = done.error.or(writer.write().err());
-            if done.error.is_some() || amount.is_reached(&writer) || stop() {
+            done.error = done.error.take().or(writer.finish(amount, stop).err());
+            if done.error.is_some() || is_done(writer) {
                 break;
             }
         }
-        done.pages = writer.moved;
-        self.counters.add(Counter::ClockEntries, visited.entries as i64);
-        self.counters.add(Counter::ClockLeaves, visited.leaves as i64);
-        done
+        area.counters.add(Counter::ClockEntries, visited.entries as i64);
+        area.counters.add(Counter::ClockLeaves, visited.leaves as i64);
     }
 
     /// Waits until all pages that were written back are on the device's storage. The store does not need this:
@@ -216,9 +301,9 @@ impl Zswap {
         self.writeback.set(enabled);
     }
 
-    /// Returns the device's segments, if there is a device and writeback is on.
-    pub(crate) fn device(&self) -> Option<&Segments> {
-        self.backing.as_ref().filter(|_| self.writeback.get())
+    /// Returns the device's segments, if there is a device and the area's pages may be written to it.
+    pub(crate) fn device_of(&self, area: &Area) -> Option<&Segments> {
+        self.backing.as_ref().filter(|_| self.writeback.get() && area.writeback.get())
     }
 
     /// Turns the device's error into an error of writeback. Notes that the device failed, unless it reports
@@ -233,50 +318,127 @@ impl Zswap {
     }
 }
 
-/// Fills segments with pages and writes them, one after another.
+/// Fills segments with pages and writes them, one after another. Drops clean pages.
 struct Writer<'s> {
     store: &'s Zswap,
-    segments: &'s Segments,
+    /// Whether the filter is asked.
+    filters: bool,
+    /// The device, if the pages that are added next may be written to it.
+    segments: Option<&'s Segments>,
+    /// Whether pages of any area could be written.
+    had_device: bool,
     /// The segment that is being filled.
     outgoing: Option<Outgoing<'s>>,
     /// Pages whose entries name the device now.
     moved: usize,
     /// Segments that were written because they were full.
     full: usize,
+    /// Whether areas take turns.
+    takes_turns: bool,
+    /// Clean pages that were dropped.
+    dropped: usize,
+    /// Pages that are not clean and may not be written.
+    stuck: usize,
 }
 
 impl<'s> Writer<'s> {
-    /// Returns the number of pages that were moved, or are in the segment that is being filled.
-    fn pages(&self) -> usize {
-        self.moved + self.outgoing.as_ref().map_or(0, Outgoing::len)
+    fn new(store: &'s Zswap, filters: bool) -> Self {
+        Writer {
+            store,
+            filters,
+            segments: None,
+            had_device: false,
+            takes_turns: false,
+            outgoing: None,
+            moved: 0,
+            full: 0,
+            dropped: 0,
+            stuck: 0,
+        }
     }
 
-    /// Adds the page of an entry. If the segment is full, writes it first. Returns `NoRoom` if `amount` is reached
-    /// then.
+    /// Turns to the pages of another area. `segments` is the device that they may be written to.
+    fn turn(&mut self, segments: Option<&'s Segments>) {
+        self.segments = segments;
+        self.had_device |= segments.is_some();
+    }
+
+    /// Returns the number of pages that were moved or dropped, or are in the segment that is being filled.
+    fn pages(&self) -> usize {
+        self.moved + self.dropped + self.outgoing.as_ref().map_or(0, Outgoing::len)
+    }
+
+    /// Returns whether a full segment was written, or about as many clean pages were dropped.
+    fn made_room(&self) -> bool {
+        self.full > 0 || self.dropped >= ROOM
+    }
+
+    /// Adds the page of an entry, or drops it if it is clean. If the segment is full, writes it first. Returns
+    /// `NoRoom` if `amount` is reached then.
     fn add(
         &mut self,
         entry: SwapEntry,
         in_use_too: bool,
         amount: Amount,
     ) -> Result<Added, WritebackError> {
+        let page = match pick(self.store, entry, in_use_too)? {
+            Picked::Page(page) => page,
+            Picked::Spared => return Ok(Added::Spared),
+            Picked::PassedBy => return Ok(Added::PassedBy),
+        };
+        if self.filters && self.store.is_clean(entry) {
+            let Leaving { word, object, .. } = page;
+            if !self.store.drop_if_same(entry, word, object, Departure::DroppedClean) {
+                return Ok(Added::PassedBy);
+            }
+            self.store.areas.of(entry).counters.add(Counter::DroppedCleanPages, 1);
+            self.dropped += 1;
+            return Ok(Added::Yes);
+        }
+        match self.segments {
+            Some(segments) => self.append(page, segments, amount),
+            None => {
+                self.stuck += 1;
+                Ok(Added::PassedBy)
+            }
+        }
+    }
+
+    /// Adds a page to the segment that is being filled. If that has no room for it, writes it and begins another.
+    fn append(
+        &mut self,
+        mut page: Leaving<'s>,
+        segments: &'s Segments,
+        amount: Amount,
+    ) -> Result<Added, WritebackError> {
         loop {
             let mut outgoing = match self.outgoing.take() {
                 Some(outgoing) => outgoing,
-                None => Outgoing::begin(self.store, self.segments)
-                    .map_err(|source| self.store.not_written(entry, source))?,
+                None => Outgoing::begin(self.store, segments)
+                    .map_err(|source| self.store.not_written(page.entry, source))?,
             };
-            let added = outgoing.add(entry, in_use_too);
+            let left = outgoing.add(page);
             self.outgoing = Some(outgoing);
-            if added != Ok(Added::NoRoom) {
-                return added;
+            match left? {
+                None => return Ok(Added::Yes),
+                Some(left) => page = left,
             }
             // A page always has room in an empty segment, so this ends.
             self.full += 1;
             self.write()?;
             if amount.is_reached(self) {
-                return added;
+                return Ok(Added::NoRoom);
             }
         }
+    }
+
+    /// Writes the segment that is being filled, if it has a page. But if room was made without it, or `stop` returns
+    /// true, its pages stay where they are.
+    fn finish(&mut self, amount: Amount, stop: &dyn Fn() -> bool) -> Result<(), WritebackError> {
+        if stop() || amount == Amount::Room && self.made_room() {
+            self.outgoing = None;
+        }
+        self.write()
     }
 
     /// Writes the segment that is being filled, if it has a page.
@@ -288,7 +450,6 @@ impl<'s> Writer<'s> {
             outgoing.write().map_err(|(entry, error)| self.store.not_written(entry, error))?;
         self.store.device_health.succeeded();
         self.moved += moved;
-        self.store.counters.add(Counter::WrittenBackPages, moved as i64);
         self.store.turnover.note(moved, self.store.pooled_pages());
         Ok(())
     }
@@ -297,8 +458,8 @@ impl<'s> Writer<'s> {
 impl Zswap {
     /// Returns about how many pages are in the pools.
     pub(crate) fn pooled_pages(&self) -> u64 {
-        let elsewhere = self.counters.get(Counter::SameFilledPages)
+        let elsewhere = self.areas.count(Counter::SameFilledPages)
             + self.backing.as_ref().map_or(0, |segments| segments.figures().objects);
-        self.counters.get(Counter::StoredPages).saturating_sub(elsewhere)
+        self.areas.count(Counter::StoredPages).saturating_sub(elsewhere)
     }
 }

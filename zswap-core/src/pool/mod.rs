@@ -96,9 +96,19 @@ impl Fault {
         )
     }
 
-    /// Returns whether the store's own limit, and not the system, refused the memory.
+    /// Returns whether a limit of the store, and not the system, refused the memory.
     pub(crate) fn is_limit(&self) -> bool {
-        matches!(self, Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { .. } }))
+        self.limited_bytes().is_some()
+    }
+
+    /// Returns the bytes that a limit of the store refused; `None` if something else failed.
+    pub(crate) fn limited_bytes(&self) -> Option<usize> {
+        match self {
+            Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { bytes, .. } }) => {
+                Some(*bytes)
+            }
+            _ => None,
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use zpool_api::PageBudget;
 use zpool_base::contained::{Panicked, contain};
 
 use crate::error::BuildError;
+use crate::limits::Limits;
 use crate::pool::kept_codecs::KeptCodecs;
 use crate::pool::{Ingredients, Pool};
 
-/// The recipe that pools are built from, the budget to which their pages are charged, and their codecs.
+/// The recipe that pools are built from, and their codecs.
 #[derive(Debug)]
 pub(crate) struct PoolRecipe {
     pub(crate) recipe: Recipe,
-    pub(crate) budget: Arc<PageBudget>,
     /// The codecs of the pools that it has built.
     pub(crate) codecs: KeptCodecs,
 }
@@ -26,11 +26,17 @@ impl PoolRecipe {
         Ok(self.recipe.compressor(text).map_err(BuildError::of_recipe)?.key)
     }
 
-    /// Builds a pool from a backend's name and a compressor's spec.
-    pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
+    /// Builds a pool from a backend's name and a compressor's spec. Its pages are charged to the budget of
+    /// `limits`.
+    pub(crate) fn pool(
+        &self,
+        zpool_name: &str,
+        compressor: &str,
+        limits: &Limits,
+    ) -> Result<Pool, BuildError> {
         let asked = compressor.to_owned();
         let compressor = self.recipe.compressor(compressor).map_err(BuildError::of_recipe)?;
-        let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
+        let charged = Arc::new(PageBudget::part_of(limits.budget().clone()));
         let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()));
         let zpool = zpool.map_err(BuildError::of_recipe)?;
         let zpool_name = zpool_name.to_owned();
