@@ -43,16 +43,22 @@ impl Zswap {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
-        self.check_max_bytes(bytes)?;
+        self.check_max_bytes(bytes, 0)?;
         self.limits.set_max_all(bytes);
         self.refresh_limits();
         Ok(())
     }
 
-    pub(crate) fn check_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
+    /// Checks a limit on everything. `more` bytes are about to be added to what the store keeps.
+    pub(crate) fn check_max_bytes(
+        &self,
+        bytes: Option<usize>,
+        more: usize,
+    ) -> Result<(), BuildError> {
         let Some(bytes) = bytes else { return Ok(()) };
         let needed = self
             .memory_beside_pools()
+            .saturating_add(more)
             .saturating_add(self.areas.shared().pools.current().page_size());
         if bytes < needed {
             return Err(BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed });

@@ -435,7 +435,7 @@ impl ZswapBuilder {
         };
         let shared = Area::new(None, Pools::new(pool), part, self.promotion);
         let store = Zswap::from_parts(shared, recipe, settings);
-        store.check_max_bytes(self.max_bytes)?;
+        store.check_max_bytes(self.max_bytes, 0)?;
         store.refresh_limits();
         Ok(store)
     }

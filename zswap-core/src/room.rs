@@ -19,6 +19,8 @@
 //!   unreadable pages hold all of the memory, the page is refused.
 //! * A device may store pages into the very store that writes to it. After a few levels of such nested calls,
 //!   the store refuses the page (`nesting.rs`).
+//! * If pages of the area that asks for room may not be written to the device, its page does not exceed the limit. It
+//!   is refused when other areas can give no more room.
 //! * After [`ROUNDS`] rounds the page may exceed the limit as well, if there is a device. In this case other
 //!   threads have taken the memory that those rounds freed, or the rounds freed less than a lowered limit
 //!   requires.
@@ -139,7 +141,7 @@ impl Zswap {
                 put => return put.map_err(Refusal::Fault),
             }
         }
-        if !self.may_write(full) {
+        if self.device_of(area).is_none() {
             return Err(self.no_room(full, shortage, LimitReason::NoDevice));
         }
         let mut put = self.put_beyond_use(area, pool, kept);
@@ -197,14 +199,6 @@ impl Zswap {
         match full {
             Full::Area(area) => &area.limits,
             Full::Store(_) => &self.limits,
-        }
-    }
-
-    /// Returns whether pages may be written to the device to make room.
-    fn may_write(&self, full: Full<'_>) -> bool {
-        match full {
-            Full::Area(area) => self.device_of(area).is_some(),
-            Full::Store(_) => self.areas.all().any(|area| self.device_of(area).is_some()),
         }
     }
 
@@ -277,12 +271,22 @@ impl Zswap {
                 // Writeback was switched off after the check above.
                 Some(_) => Round::Nothing(LimitReason::NoDevice),
                 None if done.unreadable > 0 => Round::Unreadable(done.unreadable),
+                None if self.are_stuck(full) => Round::Nothing(LimitReason::NoDevice),
                 None => Round::InFlight,
             };
             return (done.pages, why);
         }
         // Clean pages need no device.
         (drop_clean(), Round::Nothing(LimitReason::DeviceFailed))
+    }
+
+    /// Returns whether the pages that hold the memory cannot be written back: those of the area that asks for room
+    /// may not be, and areas whose pages may be have none in their pools.
+    fn are_stuck(&self, full: Full<'_>) -> bool {
+        let (Full::Area(asks) | Full::Store(asks)) = full;
+        let uses = |area: &Area| area.limits.budget().used() > 0;
+        let may_go = |area: &Area| self.device_of(area).is_some();
+        !may_go(asks) && !self.areas.all().any(|area| may_go(area) && uses(area))
     }
 
     /// Compacts one pool after another until one of them frees a page. Returns whether one did. If `briefly`,

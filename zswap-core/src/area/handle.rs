@@ -71,11 +71,14 @@ impl Zswap {
         let zpool = zpool.unwrap_or(shared_zpool);
         let pool = self.recipe.pool(&zpool, &compressor.unwrap_or(shared_spec), &limits)?;
         pool.codec.prepare().map_err(BuildError::of_context)?;
+        let figures = pool.stats();
         let promotion = settings.promotion.unwrap_or(self.areas.shared().promotion);
         let area = Area::new(Some(swap_type), Pools::new(pool), limits, promotion);
         area.set_protected(protected_pool_bytes);
         area.writeback.set(settings.writeback_enabled);
-        self.check_max_bytes(self.limits.max_all())?;
+        // What an empty pool keeps, the area itself, and a page.
+        let more = figures.metadata_bytes.saturating_add(figures.page_size);
+        self.check_max_bytes(self.limits.max_all(), more.saturating_add(area.memory_bytes()))?;
         self.areas.add(swap_type, area).map_err(|Taken| taken)?;
         self.refresh_limits();
         Ok(())

@@ -50,6 +50,11 @@ impl Area {
         }
     }
 
+    /// Returns the bytes that the area takes beside its pools.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.counters.memory_bytes()
+    }
+
     pub(crate) fn set_protected(&self, bytes: usize) {
         // Relaxed: a setting, which publishes nothing.
         self.protected.store(bytes, Ordering::Relaxed);

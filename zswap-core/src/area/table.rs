@@ -125,8 +125,8 @@ impl Areas {
 
     /// Returns the bytes of the areas' own memory beside their pools.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let counters: usize = self.all().map(|area| area.counters.memory_bytes()).sum();
-        counters + (self.all().count() - 1) * size_of::<Area>()
+        // The shared area itself is a part of this table.
+        self.all().map(Area::memory_bytes).sum::<usize>() - size_of::<Area>()
     }
 }
 
