@@ -61,6 +61,8 @@ pub struct Config {
     pub limit: Option<usize>,
     /// The limit on everything: how many bytes it allows in addition to those of an empty store.
     pub beyond_empty: Option<usize>,
+    /// Whether area 1 has pools of its own, with these settings.
+    pub own_area: Option<OwnArea>,
     /// How many of 1000 calls of a compressor panic.
     pub codec_panics: usize,
     /// How many of 1000 calls of a backend panic.
@@ -95,6 +97,27 @@ pub struct Config {
     pub whole: usize,
     /// The relative frequency of each action.
     pub weights: [usize; Action::ALL.len()],
+}
+
+/// The settings of an area with pools of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnArea {
+    /// The limit on its pools, in bytes.
+    pub limit: Option<usize>,
+    /// The bytes that are not written back for other areas.
+    pub protected: usize,
+    /// Whether its first pool has the last of the backends and compressors, and not the first.
+    pub last: bool,
+}
+
+impl OwnArea {
+    fn draw(keys: usize, rng: &mut Rng) -> Option<Self> {
+        let bytes = |rng: &mut Rng| 4096 * (16 + rng.below(keys / 2 + 32));
+        let limit = (rng.below(2) == 0).then(|| bytes(rng));
+        let protected = [0, bytes(rng), usize::MAX][rng.below(3)];
+        let own = OwnArea { limit, protected, last: rng.below(2) == 0 };
+        (rng.below(2) == 0).then_some(own)
+    }
 }
 
 impl Config {
@@ -199,6 +222,7 @@ impl Config {
                 // The limit must also cover contexts of other compressors, up to some megabytes.
                 4096 * (16 + rng.below(keys + 48)) + (rng.below(3) << 20)
             }),
+            own_area: OwnArea::draw(keys, &mut rng),
             codec_panics: if codec_panics { 1 + rng.below(20) } else { 0 },
             backend_panics: if backend_panics { 1 + rng.below(20) } else { 0 },
             accept_percent: [90, 90, 50, 100][rng.below(4)],
@@ -290,6 +314,10 @@ impl fmt::Display for Config {
         if let Some(bytes) = self.beyond_empty {
             write!(f, " max-bytes=empty+{bytes}")?;
         }
+        if let Some(OwnArea { limit, protected, last }) = self.own_area {
+            let limit = limit.map_or("none".to_owned(), |limit| limit.to_string());
+            write!(f, " own-area limit-of-area={limit} protected={protected} last={last}")?;
+        }
         for (often, name) in
             [(self.codec_panics, "codec-panics"), (self.backend_panics, "backend-panics")]
         {
@@ -358,7 +386,17 @@ mod tests {
         for name in ["max-bytes=", "codec-panics=", "backend-panics="] {
             assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
         }
-        for name in ["limit=", "unlimited", "device=none", "device=file", "faults=", "background"] {
+        for name in [
+            "limit=",
+            "unlimited",
+            "device=none",
+            "device=file",
+            "faults=",
+            "background",
+            "own-area",
+            "limit-of-area=none",
+            "last=true",
+        ] {
             assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
         }
         for name in [

@@ -22,7 +22,7 @@ use crate::device::loading;
 use crate::finding::{lock, take_panic};
 use crate::model::{Op, Outcome};
 use crate::page::{self, Form, Stamp};
-use crate::round::{IDLE, MOST_OPS, Round};
+use crate::round::{IDLE, MOST_OPS, OWN_AREA, Round};
 use crate::rules::{Rule, Start};
 
 /// The most pages in a batch.
@@ -532,6 +532,13 @@ impl<'r> Driver<'r> {
             let what = format!("{pages} pages are stored under {keys} keys");
             self.round.run.findings.report("wrong figures", what);
         }
+        if let Some(area) = self.round.store.area(OWN_AREA) {
+            let of_area = area.stats();
+            if of_area.stored_pages > pages + self.round.threads * (MOST_BATCH + 1) {
+                let what = format!("{} of {pages} pages are in one area", of_area.stored_pages);
+                self.round.run.findings.report("wrong figures", what);
+            }
+        }
         true
     }
 
@@ -559,8 +566,12 @@ impl<'r> Driver<'r> {
         for at in steps {
             let start = self.begin();
             let to = all[*at];
-            let switched = self.guarded(|| {
-                if of_codec { round.store.set_compressor(to) } else { round.store.set_zpool(to) }
+            let area = round.store.area(OWN_AREA).filter(|_| self.rng.below(2) == 0);
+            let switched = self.guarded(|| match (area, of_codec) {
+                (Some(area), true) => area.set_compressor(to),
+                (Some(area), false) => area.set_zpool(to),
+                (None, true) => round.store.set_compressor(to),
+                (None, false) => round.store.set_zpool(to),
             });
             if let Some(Err(error)) = switched {
                 self.build_refused("switch", start, &error);
@@ -592,6 +603,7 @@ impl<'r> Driver<'r> {
         let spec = round.config.codecs[self.rng.below(round.config.codecs.len())];
         let what = Recompress::new(spec).max_pages(budget);
         let what = if self.rng.below(2) == 0 { what.idle() } else { what };
+        let what = if self.rng.below(4) == 0 { what.area(OWN_AREA) } else { what };
         let done = self.guarded(|| as_mover(Action::Recompress, || round.store.recompress(&what)));
         if let Some(Err(error)) = &done {
             self.refused("recompress", round.facts(start).migrate(error), error);
@@ -601,7 +613,13 @@ impl<'r> Driver<'r> {
 
     fn shrink(&mut self) -> bool {
         let (round, budget, start) = (self.round, self.budget(), self.begin());
-        let done = self.guarded(|| as_mover(Action::Shrink, || round.store.shrink(budget)));
+        let area = round.store.area(OWN_AREA).filter(|_| self.rng.below(2) == 0);
+        let done = self.guarded(|| {
+            as_mover(Action::Shrink, || match area {
+                Some(area) => area.shrink(budget),
+                None => round.store.shrink(budget),
+            })
+        });
         if let Some(Err(error)) = &done {
             self.refused("shrink", round.facts(start).writeback(error), error);
         }
@@ -737,7 +755,9 @@ impl<'r> Driver<'r> {
         let fits = match error {
             // The limit may have been lifted.
             WritebackError::NoLimit => {
-                limits == (None, None) || config.weights[Action::Limit as usize] > 0
+                let of_area = config.own_area.and_then(|own| own.limit);
+                (limits == (None, None) && of_area.is_none())
+                    || config.weights[Action::Limit as usize] > 0
             }
             WritebackError::NoDevice => self.round.device.is_none(),
             WritebackError::Thresholds { .. } => from_percent > config.accept_percent,

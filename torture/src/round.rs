@@ -10,7 +10,7 @@ use zpool_api::{PageError, PageProvider, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{FileSwapDevice, MemorySwapDevice, PageDevice, SwapDevice};
-use zswap_core::{BuildError, SwapEntry, Zswap, ZswapBuilder};
+use zswap_core::{AreaSettings, BuildError, SwapEntry, Zswap, ZswapBuilder};
 
 use crate::action::{Marks, Tally};
 use crate::background::Background;
@@ -27,6 +27,9 @@ use crate::rules::{Facts, Rule, Start};
 
 /// A round ends early after this many operations of one thread, to bound its log.
 pub const MOST_OPS: usize = 300_000;
+
+/// The area that has pools of its own in half of the rounds: that of odd keys.
+pub const OWN_AREA: u8 = 1;
 
 /// The value of [`Run::doing`] for an idle thread.
 pub const IDLE: u64 = u64::MAX;
@@ -325,6 +328,26 @@ impl<'a> Round<'a> {
             None => builder(),
         });
         let store = store.map_err(|error| error.to_string())?;
+        let own_area = loop {
+            let Some(own) = config.own_area else { break Ok(()) };
+            let pick = |all: &[&'static str]| if own.last { all[all.len() - 1] } else { all[0] };
+            let mut settings = AreaSettings::default()
+                .zpool(pick(&config.zpools))
+                .compressor(pick(&config.codecs))
+                .protected_pool_bytes(own.protected);
+            settings.max_pool_bytes = own.limit;
+            match store.add_area(OWN_AREA, settings) {
+                Err(
+                    BuildError::Panicked { .. }
+                    | BuildError::Zpool(ZpoolError::Panicked { .. })
+                    | BuildError::Compressor(CompressorError::Panicked { .. }),
+                ) if panicked() => {}
+                // The limit on everything was drawn for a store without this area.
+                Err(BuildError::LimitTooSmall { .. }) if max_bytes.is_some() => break Ok(()),
+                added => break added,
+            }
+        };
+        own_area.map_err(|error| error.to_string())?;
         let limits = Limits::new(config.limit, max_bytes);
         Ok(Round {
             run,

@@ -207,8 +207,14 @@ impl Facts<'_> {
         self.device(|device| device.failed_since(&[failed], self.start.stamp)).then_some(rule)
     }
 
+    /// Returns the limit of the area that has pools of its own.
+    fn area_limit(&self) -> Option<usize> {
+        self.config.own_area?.limit
+    }
+
     fn limit(&self, limit: usize, reason: LimitReason) -> Option<Rule> {
-        let plausible = self.is_limited() && limit <= self.highest.0.min(self.highest.1);
+        let plausible = self.is_limited() && limit <= self.highest.0.min(self.highest.1)
+            || self.area_limit() == Some(limit);
         self.reason(reason).filter(|_| plausible)
     }
 
@@ -221,7 +227,7 @@ impl Facts<'_> {
             LimitReason::DeviceFailed,
             LimitReason::Unreadable,
         ];
-        (self.is_limited() || self.config.page_faults)
+        (self.is_limited() || self.area_limit().is_some() || self.config.page_faults)
             && reasons.into_iter().any(|reason| self.reason(reason).is_some())
     }
 

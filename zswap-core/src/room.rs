@@ -105,9 +105,9 @@ impl Zswap {
         let mut shortage = shortage;
         let mut older_may_go = !keep_older;
         let mut patience = Patience::new(WAITS, LONGEST_WAIT);
-        let mut full = what_is_full(area, &shortage);
+        let mut full = self.what_is_full(area, &shortage);
         for round in 0..ROUNDS {
-            full = what_is_full(area, &shortage);
+            full = self.what_is_full(area, &shortage);
             match self.reclaim(full, round) {
                 Round::Freed => {}
                 // Wait for the other threads. If no memory is in use, they have none to free, and waiting is
@@ -128,6 +128,11 @@ impl Zswap {
                         match pool.put_again(kept) {
                             Err(fault) if fault.is_shortage() => shortage = fault,
                             put => return put.map_err(Refusal::Fault),
+                        }
+                        // Then the reason may be that of another limit.
+                        let now = self.what_is_full(area, &shortage);
+                        if matches!(now, Full::Area(_)) != matches!(full, Full::Area(_)) {
+                            continue;
                         }
                     }
                     if !older_may_go || !self.give_up_older(entry) {
@@ -192,6 +197,18 @@ impl Zswap {
         let older = self.index.peek(entry.key()).content();
         matches!(older, Content::Stored { .. } | Content::OnDevice(_))
             && self.drop_page(entry, Departure::Superseded)
+    }
+
+    /// Returns what is at its limit, after a pool of the area had no room. The error has the limit that refused.
+    fn what_is_full<'s>(&self, area: &'s Area, shortage: &Fault) -> Full<'s> {
+        match shortage.refused_limit() {
+            Some(limit) if area.limits.is_limited() && limit != self.limits.budget().limit() => {
+                Full::Area(area)
+            }
+            // Both have the same limit.
+            Some(_) if area.limits.refuse(1) => Full::Area(area),
+            _ => Full::Store(area),
+        }
     }
 
     /// Returns the limits of what is full.
@@ -329,14 +346,5 @@ impl Zswap {
                 self.reclaim(Full::Store(area), 1);
             }
         }
-    }
-}
-
-/// Returns what is at its limit after an area's pool had no room.
-fn what_is_full<'s>(area: &'s Area, shortage: &Fault) -> Full<'s> {
-    if shortage.limited_bytes().is_some_and(|bytes| area.limits.refuse(bytes)) {
-        Full::Area(area)
-    } else {
-        Full::Store(area)
     }
 }

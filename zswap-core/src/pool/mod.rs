@@ -98,14 +98,14 @@ impl Fault {
 
     /// Returns whether a limit of the store, and not the system, refused the memory.
     pub(crate) fn is_limit(&self) -> bool {
-        self.limited_bytes().is_some()
+        self.refused_limit().is_some()
     }
 
-    /// Returns the bytes that a limit of the store refused; `None` if something else failed.
-    pub(crate) fn limited_bytes(&self) -> Option<usize> {
+    /// Returns the limit of the store that refused the memory; `None` if something else failed.
+    pub(crate) fn refused_limit(&self) -> Option<usize> {
         match self {
-            Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { bytes, .. } }) => {
-                Some(*bytes)
+            Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { limit, .. } }) => {
+                Some(*limit)
             }
             _ => None,
         }
