@@ -7,9 +7,9 @@ use compressors::{Acomp, CompletionsPool, Registry as CompressorRegistry, Scomp}
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::area::Area;
+use crate::departure::{CleanFilter, Departure, Listener};
 use crate::error::BuildError;
 use crate::limits::Limits;
-use crate::listener::{CleanFilter, Departure, Listener};
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
 use crate::moves::promotion::Promotion;

@@ -92,7 +92,7 @@
 //! | `entry/` | the name of a page (`mod.rs`), the 8-byte word of an entry (`word.rs`), its lock (`lock.rs`), and the radix index that finds the words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
 //! | `area/` | an area with pools, limits and figures of its own (`mod.rs`), how the area of an entry is found (`table.rs`), and what a program sees of it (`handle.rs`, `settings.rs`) |
-//! | `listener.rs` | the listener and the filter of the program |
+//! | `departure.rs`, `listener.rs` | how pages leave; calls of the listener and the filter of the program |
 //! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), their reference counts (`percpu_ref.rs`), and the codecs that pages on the device keep (`kept_codecs.rs`) |
 //! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` with `outgoing.rs`, `promote.rs` with `promotion.rs`, `clean.rs`; and whose pages go first (`victims.rs`) |
 //! | `background/` | a thread that works on a store (`mod.rs`), and the four kinds of such threads: `shrinker.rs`, `cleaner.rs`, `compactor.rs`, `migrator.rs` |
@@ -127,6 +127,7 @@ mod builder;
 mod checksum;
 mod compaction_bound;
 mod counters;
+mod departure;
 mod device_health;
 mod entry;
 mod error;
@@ -156,10 +157,10 @@ pub use background::compactor::{BackgroundCompactor, CompactorPolicy, CompactorR
 pub use background::migrator::{BackgroundMigration, MigrationReport};
 pub use background::shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use builder::ZswapBuilder;
+pub use departure::Departure;
 pub use entry::{EntryError, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;
-pub use listener::Departure;
 pub use moves::migrate::PoolMigration;
 pub use moves::promotion::Promotion;
 pub use moves::recompress::{Recompress, Recompressed};

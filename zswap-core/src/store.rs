@@ -28,12 +28,12 @@ use crate::area::table::Areas;
 use crate::area::{Area, Switch};
 use crate::checksum;
 use crate::counters::Counter;
+use crate::departure::{CleanFilter, Departure, Listener};
 use crate::device_health::DeviceHealth;
 use crate::entry::index::{Entry, Index};
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, StoreError};
 use crate::limits::Limits;
-use crate::listener::{CleanFilter, Departure, Listener};
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
 use crate::moves::promotion::Turnover;

@@ -4,7 +4,7 @@
 //! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
 //! mutex pair in the same run can be compared. No other thread uses the mutex.
 //!
-//! With `--writeback` runs the bench of writeback instead, which prints its own tables.
+//! With `--writeback` or `--tenants` runs one of those benches instead, which print their own tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,8 +39,12 @@ pub(crate) struct Args {
     /// it is compared with in the same run. Needs a corpus, or --pages.
     #[arg(long, conflicts_with_all = ["smoke", "filter", "quick", "json"], group = "instead")]
     writeback: bool,
-    /// With --writeback: the seconds for each measurement of each compressor and device. Default: 5.
-    #[arg(long, value_name = "N", requires = "writeback")]
+    /// Instead of the criterion benches, measure what the loads and stores of one tenant of a store cost while
+    /// another floods it: in an area of its own, in another store, and in the same area.
+    #[arg(long, conflicts_with_all = ["smoke", "filter", "quick", "json"], group = "instead")]
+    tenants: bool,
+    /// With --writeback or --tenants: the seconds for each measurement. Default: 5, or 10.
+    #[arg(long, value_name = "N", requires = "instead")]
     seconds: Option<u32>,
     /// With --writeback: a folder on disk for the device's file. Default: the system's folder for
     /// temporary files.
@@ -92,6 +96,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     if args.writeback {
         return writeback(ws, args);
     }
+    if args.tenants {
+        return tenants(ws, args);
+    }
     let home = PathBuf::from(ws.target_dir("xtask-bench"));
     if home.exists() {
         let failed = |source| Error::Read { path: home.clone(), source };
@@ -123,6 +130,16 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     collect(&home, &mut times)?;
     print!("{}", table(times)?);
     Ok(())
+}
+
+/// Runs the bench of two tenants.
+fn tenants(ws: &Workspace, args: &Args) -> Result<()> {
+    let mut bench = Cmd::line("cargo bench -p zswap-cli --bench tenants --");
+    if let Some(seconds) = args.seconds {
+        bench = bench.args(["--seconds", &seconds.to_string()]);
+    }
+    // Last, since it takes any number of files.
+    bench.arg("--pages").args(peers::whole(&pages(ws, &args.pages))).run()
 }
 
 /// Runs the bench of writeback.

@@ -10,9 +10,9 @@ use zpage::segments::{Draft, Segments};
 use zpool_api::ZpoolError;
 
 use crate::counters::Counter;
+use crate::departure::Departure;
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, WritebackError};
-use crate::listener::Departure;
 use crate::moves::clean::Names;
 use crate::pool::pools::HeldObject;
 use crate::{SwapEntry, Zswap};

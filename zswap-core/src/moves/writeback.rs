@@ -14,8 +14,8 @@
 
 use crate::area::Area;
 use crate::counters::Counter;
+use crate::departure::Departure;
 use crate::error::WritebackError;
-use crate::listener::Departure;
 use crate::moves::outgoing::{Leaving, Outgoing, Picked, pick};
 use crate::moves::victims::{Exhausted, From};
 use crate::moves::walk::{Step, Visited};
