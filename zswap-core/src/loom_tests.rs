@@ -17,7 +17,7 @@ use zpool_api::{
 use zpool_pages::HeapPages;
 
 use crate::moves::clean::Names;
-use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
+use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, ZswapBuilder, builtin};
 use zpage::device::{DeviceError, Geometry, SwapDevice};
 use zpage::segments::Cleaned;
 
@@ -207,6 +207,11 @@ impl World {
     /// Makes a store with a toy pool, a toy device and the codec `head16`. For each pair in `pages`, stores
     /// the page of the second number under the entry with the first number as its offset.
     fn with(pages: &[(u64, u64)]) -> World {
+        Self::built(pages, |builder| builder)
+    }
+
+    /// Does so with other settings, too.
+    fn built(pages: &[(u64, u64)], more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> World {
         let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
         let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
         for name in ["toy", "toy2"] {
@@ -223,7 +228,7 @@ impl World {
             .zpool("toy")
             .compressor("head16")
             .swap_device(device.clone());
-        let world = World { store: Arc::new(store.build().unwrap()), census, device };
+        let world = World { store: Arc::new(more(store).build().unwrap()), census, device };
         pages.iter().for_each(|&(entry, n)| world.store.put(entry, n));
         world
     }
@@ -386,6 +391,32 @@ fn loom_writeback_against_invalidate() {
         let other = world.beside(|store| assert!(store.remove(0)));
         world.store.shrink(1).unwrap();
         other.join().unwrap();
+        world.settle(&[(0, None)]);
+    });
+}
+
+/// A clean page is dropped while a newer one is stored. The newer one stays, unless it is dropped itself.
+#[test]
+fn loom_drop_clean_against_store() {
+    loom::model(|| {
+        let world = World::built(&[(0, 1)], |builder| builder.clean_filter(|_| true));
+        let other = world.beside(|store| store.put(0, 2));
+        let dropped = world.store.shrink(1).unwrap();
+        other.join().unwrap();
+        let left = world.store.get(0);
+        assert!(left == Some(2) || left.is_none() && dropped == 1, "{left:?} {dropped}");
+        world.settle(&[(0, left)]);
+    });
+}
+
+#[test]
+fn loom_drop_clean_against_take() {
+    loom::model(|| {
+        let world = World::built(&[(0, 1)], |builder| builder.clean_filter(|_| true));
+        let other = world.beside(|store| store.pull(0));
+        let dropped = world.store.shrink(1).unwrap();
+        let taken = other.join().unwrap();
+        assert_eq!(taken, (dropped == 0).then_some(1));
         world.settle(&[(0, None)]);
     });
 }
@@ -598,7 +629,7 @@ fn loom_switch_against_switch() {
         other.join().unwrap();
         let pools = world.store.stats().pools;
         assert_eq!(pools.len(), 1);
-        assert!(world.store.pools.current().is_like("toy2", "head8"), "{pools:?}");
+        assert!(world.store.areas.shared().pools.current().is_like("toy2", "head8"), "{pools:?}");
         world.settle(&[]);
     });
 }

@@ -27,12 +27,12 @@ const OWN: u8 = 2;
 pub(crate) struct Areas {
     /// The area of the types without one of their own.
     shared: Area,
-    kinds: [AtomicU8; TYPES],
+    kinds: Box<[AtomicU8]>,
     /// The number of OWN types.
     added: AtomicUsize,
     /// The areas of the OWN types. Each is set before its type becomes OWN. A place may be filled although its
     /// type is SHARED: then its area came too late, and nobody uses it.
-    own: [OnceBox<Area>; TYPES],
+    own: Box<[OnceBox<Area>]>,
 }
 
 /// The type has an area already, or pages in the shared one.
@@ -42,9 +42,9 @@ impl Areas {
     pub(crate) fn new(shared: Area) -> Self {
         Areas {
             shared,
-            kinds: [const { AtomicU8::new(UNUSED) }; TYPES],
+            kinds: (0..TYPES).map(|_| AtomicU8::new(UNUSED)).collect(),
             added: AtomicUsize::new(0),
-            own: [const { OnceBox::new() }; TYPES],
+            own: (0..TYPES).map(|_| OnceBox::new()).collect(),
         }
     }
 
@@ -98,8 +98,9 @@ impl Areas {
     /// Returns all areas, the shared one first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Area> {
         // Most stores have one area.
-        let types = if self.has_own() { 0..=u8::MAX } else { 1..=0 };
-        core::iter::once(&self.shared).chain(types.filter_map(|swap_type| self.own(swap_type)))
+        let types = if self.has_own() { TYPES } else { 0 };
+        let own = (0..types).filter_map(|swap_type| self.own(swap_type as u8));
+        core::iter::once(&self.shared).chain(own)
     }
 
     fn has_own(&self) -> bool {
@@ -123,10 +124,11 @@ impl Areas {
         sum(self.all().map(|area| &area.counters), counter)
     }
 
-    /// Returns the bytes of the areas' own memory beside their pools.
+    /// Returns the bytes of the areas and their tables, beside the pools.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // The shared area itself is a part of this table.
-        self.all().map(Area::memory_bytes).sum::<usize>() - size_of::<Area>()
+        let tables = size_of_val(&*self.kinds) + size_of_val(&*self.own);
+        // The shared area itself is a part of the store.
+        tables + self.all().map(Area::memory_bytes).sum::<usize>() - size_of::<Area>()
     }
 }
 
