@@ -159,8 +159,10 @@ fn figures(sorted: &[f64]) -> [f64; 4] {
 
 fn main() {
     let args = Args::parse();
-    let set = PageSet::load(&args.pages, 64 << 20).unwrap();
-    let pages = set.timed().iter().map(|&n| set.pages()[n]).collect();
+    let set = PageSet::load(&args.pages, u64::MAX).unwrap();
+    // Spread evenly over all files.
+    let step = set.timed().len().div_ceil(LOUD_PAGES as usize).max(1);
+    let pages = set.timed().iter().step_by(step).map(|&n| set.pages()[n]).collect();
     let bench = Bench { pages, processors: Processors::allowed() };
     let time = Duration::from_secs_f64(args.seconds / f64::from(ROUNDS));
     // For each way and kind, the figures of each round.
