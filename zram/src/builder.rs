@@ -49,6 +49,8 @@ pub struct ZramBuilder {
     mem_limit: usize,
     access_times: bool,
     device: Option<Contained<Arc<dyn SwapDevice>>>,
+    #[cfg(feature = "encrypt")]
+    encrypt: bool,
 }
 
 impl ZramBuilder {
@@ -62,6 +64,8 @@ impl ZramBuilder {
             mem_limit: 0,
             access_times: false,
             device: None,
+            #[cfg(feature = "encrypt")]
+            encrypt: false,
         }
     }
 
@@ -135,6 +139,40 @@ impl ZramBuilder {
         self
     }
 
+    /// Sets whether the disk encrypts what it writes to the backing device. Default: no. Without a device this has
+    /// no effect.
+    ///
+    /// With this setting, somebody who reads the device's storage learns no byte of the disk. Somebody who changes
+    /// it, or puts back what was there earlier, makes reads fail with
+    /// [`DeviceError::Corrupt`](crate::device::DeviceError::Corrupt). The key is random, belongs to this disk and is
+    /// never written. [`Segments::attach_encrypted`] says where the key is kept, which cipher is used, and what it
+    /// costs. Which bytes are written and read, when, and how long compressed pages are, is not hidden.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zram::device::{MemorySwapDevice, SwapDevice};
+    /// use zram::{Writeback, Zram};
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(1000));
+    /// let builder = Zram::builder().disksize(1 << 20).backing_device(device.clone());
+    /// let disk = builder.encrypt(true).build()?;
+    /// disk.write(0, b"a password: 1234")?;
+    /// disk.writeback(&Writeback::new())?;
+    ///
+    /// let mut written = vec![0; device.bytes()];
+    /// device.read(0, 0, &mut written)?;
+    /// assert!(!written.windows(8).any(|bytes| bytes == b"password"));
+    /// let mut back = [0; 10];
+    /// disk.read(0, &mut back)?;
+    /// assert_eq!(&back, b"a password");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "encrypt")]
+    pub fn encrypt(mut self, encrypt: bool) -> Self {
+        self.encrypt = encrypt;
+        self
+    }
+
     /// Builds the disk.
     ///
     /// ```
@@ -153,7 +191,7 @@ impl ZramBuilder {
     /// * [`BuildError::Pages`] if the page provider could not be made.
     /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page.
     /// * [`BuildError::Table`] if there is no memory for the table.
-    /// * [`BuildError::Device`] if the device cannot be attached.
+    /// * [`BuildError::Device`] if the device cannot be attached, or the system refuses the key of an encrypted one.
     /// * [`BuildError::Panicked`] if a backend, compressor or page provider panics.
     pub fn build(self) -> Result<Zram, BuildError> {
         let bytes = self.disksize;
@@ -176,7 +214,10 @@ impl ZramBuilder {
             .map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
         let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
             .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
-        let backing = self.device.as_deref().cloned().map(Segments::attach).transpose()?;
+        let attach: fn(_) -> _ = Segments::attach;
+        #[cfg(feature = "encrypt")]
+        let attach = if self.encrypt { Segments::attach_encrypted } else { attach };
+        let backing = self.device.as_deref().cloned().map(attach).transpose()?;
         Ok(Zram {
             table,
             tag,

@@ -1,4 +1,4 @@
-//! Tests the features `metrics` and `encrypt` of zswap-core, which are off by default. Unlike `lzo`, they need
+//! Tests the features `metrics` and `encrypt` of zswap-core, and `encrypt` of zram, which are off by default. Unlike `lzo`, they need
 //! nothing installed. The lints and the documentation have them on anyway.
 
 use crate::cmd::Cmd;
@@ -9,5 +9,5 @@ pub(crate) fn run() -> Result<()> {
     // --workspace` built them.
     Cmd::line("cargo test -p zswap-core -p zswap-cli --features zswap-core/metrics --test metrics")
         .run()?;
-    Cmd::line("cargo test -p zpage -p zswap-core --features zpage/encrypt,zswap-core/encrypt").run()
+    Cmd::line("cargo test -p zpage -p zswap-core -p zram --features zpage/encrypt,zswap-core/encrypt,zram/encrypt").run()
 }

@@ -38,7 +38,12 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo")
         .arg(&toolchain)
         .args(no_c::config(&toolchain)?)
-        .args(["check", "--workspace", "--features", "zswap-core/metrics,zswap-core/encrypt"])
+        .args([
+            "check",
+            "--workspace",
+            "--features",
+            "zswap-core/metrics,zswap-core/encrypt,zram/encrypt",
+        ])
         // The lints of the oldest version are not checked. Clippy checks today's.
         .env("RUSTFLAGS", "--cap-lints=allow")
         .env("CARGO_TARGET_DIR", ws.target_dir("msrv"))
