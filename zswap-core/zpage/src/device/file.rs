@@ -22,7 +22,7 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64 * PAGE_SIZE as u64;
 ///
 /// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
 /// empty regular file, belongs to this user, and gives other users no permission. The last component of the path
-/// must not be a symbolic link. On Linux, a file on procfs, sysfs and the like is refused. While the device
+/// must not be a symbolic link. [`block_device`](Self::block_device) uses a block device. On Linux, a file on procfs, sysfs and the like is refused. While the device
 /// lives, the file is locked (`flock`): creating a second device on it fails, in this process and in any other.
 /// The file is closed on exec. On Windows, only the length and the kind of the file are checked, and the file is
 /// opened without sharing instead of being locked.
@@ -128,6 +128,36 @@ impl FileSwapDevice {
         }
         let file = Leaked::new(Locked(open::open(&path)?));
         Ok(FileSwapDevice { file, path, geometry })
+    }
+
+    /// Makes a device of a whole block device, such as a partition or an SSD. **Everything on it is destroyed.**
+    /// Nothing but this function uses a block device, and it looks at nothing that is there. Its whole segments of the
+    /// sizes of [`Geometry::of_pages`] are used. Only on Linux.
+    ///
+    /// While the device lives, the system lets nobody mount the block device or use it as swap, and a second device on
+    /// it fails. The path must name it, and not be a symbolic link to it. Discarding a segment discards it on the
+    /// block device, if that can do so and reads zeros then.
+    ///
+    /// ```no_run
+    /// use zpage::device::FileSwapDevice;
+    ///
+    /// let device = FileSwapDevice::block_device("/dev/nvme0n1p3")?;
+    /// # let _ = device;
+    /// # Ok::<(), zpage::device::FileDeviceError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`FileDeviceError::NotABlockDevice`] if the path names something else; [`FileDeviceError::InUse`] if it is
+    /// mounted or in use; [`FileDeviceError::Io`] if the system fails to open, measure or lock it.
+    ///
+    /// # Blocking
+    /// Blocks in the system.
+    #[cfg(target_os = "linux")]
+    pub fn block_device(path: impl AsRef<Path>) -> Result<Self, FileDeviceError> {
+        let path = path.as_ref().to_path_buf();
+        let (file, bytes) = open::open_block_device(&path)?;
+        let geometry = Geometry::of_pages(bytes / PAGE_SIZE as u64);
+        Ok(FileSwapDevice { file: Leaked::new(Locked(file)), path, geometry })
     }
 
     /// Returns the path that the device was created with.

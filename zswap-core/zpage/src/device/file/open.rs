@@ -8,6 +8,9 @@
 //! A file on procfs and the like is a view of something else (`/proc/self/mem` is this process's memory).
 //! So on Linux, files on known file systems of this kind are refused. On any system, the file's length is set
 //! once as a test, and the file is refused if it does not keep that length.
+//!
+//! A block device is used only by a call of its own, which destroys what is on it. On Linux the system then lets nobody
+//! mount it, or use it as swap, while it is open.
 
 use std::fs::File;
 use std::io;
@@ -46,6 +49,14 @@ pub enum FileDeviceError {
     /// The path names something other than a regular file. On Unix, a symbolic link at its end is not followed.
     #[error("{}: is {what}, not a regular file: name a file, or a path that does not exist", path.display())]
     NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The path names something other than a block device. A symbolic link at its end is not followed.
+    #[error("{}: is {what}, not a block device: name one, and not a link to it", path.display())]
+    NotABlockDevice {
         /// The path.
         path: PathBuf,
         /// What it is.
@@ -96,8 +107,8 @@ pub enum FileDeviceError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another device, in this process or another one, uses the file.
-    #[error("{}: is in use by another device: give each store its own file", path.display())]
+    /// Another device, in this process or another one, uses the file. Or the block device is mounted or used as swap.
+    #[error("{}: is in use by another device, or mounted: give each store its own", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
@@ -113,9 +124,9 @@ impl FileDeviceError {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             FileDeviceError::Io { source, .. } => source.kind(),
-            FileDeviceError::TooLarge { .. } | FileDeviceError::NotStorage { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            FileDeviceError::TooLarge { .. }
+            | FileDeviceError::NotStorage { .. }
+            | FileDeviceError::NotABlockDevice { .. } => io::ErrorKind::InvalidInput,
             FileDeviceError::NotAFile { .. } | FileDeviceError::NotEmpty { .. } => {
                 io::ErrorKind::AlreadyExists
             }
@@ -153,6 +164,8 @@ fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
+pub(super) use unix::open_block_device;
 #[cfg(unix)]
 pub(super) use unix::{open, unlock};
 
@@ -171,14 +184,7 @@ mod unix {
     ) -> Result<(), FileDeviceError> {
         let failed = |errno: Errno| FileDeviceError::io(path, "statfs", errno.into());
         let path = path.to_owned();
-        let what = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => None,
-            FileType::Symlink => Some("a symbolic link"),
-            FileType::Directory => Some("a directory"),
-            FileType::BlockDevice | FileType::CharacterDevice => Some("a device"),
-            _ => Some("a pipe or socket"),
-        };
-        if let Some(what) = what {
+        if let Some(what) = kind_of(stat) {
             return Err(FileDeviceError::NotAFile { path, what });
         }
         if let Some(what) = file_system().map_err(failed)? {
@@ -247,6 +253,53 @@ mod unix {
         Ok(None)
     }
 
+    fn kind_of(stat: &Stat) -> Option<&'static str> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => None,
+            FileType::Symlink => Some("a symbolic link"),
+            FileType::Directory => Some("a directory"),
+            FileType::BlockDevice => Some("a block device"),
+            FileType::CharacterDevice => Some("a character device"),
+            _ => Some("a pipe or socket"),
+        }
+    }
+
+    /// Locks an open file.
+    fn lock(path: &Path, file: &rustix::fd::OwnedFd) -> Result<(), FileDeviceError> {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(FileDeviceError::InUse { path: path.to_owned() }),
+            Err(errno) => Err(FileDeviceError::io(path, "flock", errno.into())),
+        }
+    }
+
+    /// Opens a block device for this process alone, and locks it. Returns it with its length in bytes.
+    #[cfg(target_os = "linux")]
+    pub(in super::super) fn open_block_device(path: &Path) -> Result<(File, u64), FileDeviceError> {
+        let failed =
+            |operation| move |errno: Errno| FileDeviceError::io(path, operation, errno.into());
+        let check = |stat: &Stat| match kind_of(stat) {
+            Some("a block device") => Ok(()),
+            other => {
+                let what = other.unwrap_or("a regular file");
+                Err(FileDeviceError::NotABlockDevice { path: path.to_owned(), what })
+            }
+        };
+        // Checked before the open, too: opening another device may have side effects.
+        check(&rustix::fs::lstat(path).map_err(failed("lstat"))?)?;
+        // EXCL, without CREATE: nobody else may claim the block device, as a mount does.
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::EXCL;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::BUSY) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
+            opened => opened.map_err(failed("open"))?,
+        };
+        check(&rustix::fs::fstat(&file).map_err(failed("fstat"))?)?;
+        lock(path, &file)?;
+        let bytes =
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed("lseek"))?;
+        Ok((File::from(file), bytes))
+    }
+
     /// Creates or opens the file, checks it and locks it. A file that existed and is refused keeps its
     /// content. A file that was created here and fails a check is removed.
     pub(in super::super) fn open(path: &Path) -> Result<File, FileDeviceError> {
@@ -276,11 +329,7 @@ mod unix {
         };
         let checked = rustix::fs::fstat(&file).map_err(failed("fstat"));
         checked.and_then(|stat| check(path, &stat, || no_storage_of(&file))).map_err(refused)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
-            Err(errno) => return Err(failed("flock")(errno)),
-        }
+        lock(path, &file)?;
         // The length is checked only under the lock. Before that, another device may write to the file. And a
         // file in use must be refused with `InUse`, although it is seldom empty.
         let stat = rustix::fs::fstat(&file).map_err(failed("fstat"))?;
