@@ -119,7 +119,7 @@ impl<'z> Writer<'z> {
 
     /// Begins a segment. If none is free, cleans some.
     fn begin(&mut self) -> Result<Draft<'z>, DeviceError> {
-        let draft = self.segments.draft_or_clean(&Names(self.disk))?;
+        let draft = self.segments.draft_or_clean(&Names(self.disk), true)?;
         self.pages.try_reserve(draft.most_objects()).map_err(|_| DeviceError::OutOfMemory)?;
         Ok(draft)
     }

@@ -131,8 +131,12 @@ impl<'a> Batch<'a> {
     /// before it submits more. That keeps the number of contexts low, and a few contexts that are reused soon
     /// stay in a processor's cache.
     fn is_full(&self) -> bool {
+        self.out >= self.most_out()
+    }
+
+    fn most_out(&self) -> usize {
         let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
-        self.out >= parallelism.max(1).saturating_mul(2) - 1
+        parallelism.max(1).saturating_mul(2) - 1
     }
 
     /// Waits until an outstanding request has completed, and returns its tag and result. Returns `None` if no
@@ -263,6 +267,9 @@ impl Drop for Storing<'_, '_> {
     }
 }
 
+/// The most pages of a batch that wait for an earlier one; more if more requests are outstanding.
+const MOST_WAITING: usize = 16;
+
 impl Zswap {
     /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp). Returns a
     /// result for each page, in the same order, as [`Zswap::store`] would. If an entry is given twice, the
@@ -303,8 +310,11 @@ impl Zswap {
         };
         let mut current: Option<(u8, PoolRef<'_>)> = None;
         for (tag, (entry, page)) in pages.iter().enumerate() {
-            if batch.is_full() {
-                batch.next().into_iter().for_each(|next| storing.finish(next));
+            // Pages that wait for an earlier one take memory that cannot be written back. So they are few.
+            let most_waiting = MOST_WAITING.max(batch.most_out());
+            while batch.is_full() || storing.contents.len() - storing.results.len() > most_waiting {
+                let Some(next) = batch.next() else { break };
+                storing.finish(next);
             }
             let swap_type = entry.swap_type();
             let current = match &mut current {

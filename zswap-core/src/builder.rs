@@ -327,8 +327,9 @@ impl ZswapBuilder {
     ///
     /// The function is called with no lock held, on the thread that makes room. If it panics, the page is not
     /// clean, and the panic is counted ([`listener_panics`](crate::ZswapStats::listener_panics)). If it calls
-    /// no page clean, a store at its limit that can write nothing to a device asks again after a pause of up to 64 ms,
-    /// and refuses pages until then.
+    /// no page of an area clean, and its pages cannot be written back, then it is called again after a pause of up to
+    /// 64 ms, and the area's pages are refused until then. A store at its limit asks about its pages one after another until it has dropped
+    /// some: if few of many pages are clean, this takes long.
     ///
     /// ```
     /// use zswap_core::{LoadError, SwapEntry, Zswap};

@@ -210,9 +210,9 @@ pub enum BuildError {
          cannot run; do it after that call has returned, or on another thread"
     )]
     Reentrant,
-    /// The area has pools of its own already, or pages were stored in it before.
+    /// The area has pools of its own already, or a page was offered for it before.
     #[error(
-        "area {swap_type} has pools of its own already, or pages were stored in it; add an area before its first \
+        "area {swap_type} has pools of its own already, or a page was stored there before; add an area before its first \
          page, and change it by Zswap::area"
     )]
     AreaTaken {
@@ -308,10 +308,11 @@ pub enum WritebackError {
         /// The device's error.
         source: DeviceError,
     },
-    /// More than four calls that write pages back were nested, each made by the device of the call before. A
-    /// device that calls the store that is writing to it leads to this.
+    /// More than four calls that write pages back were nested, each made by the device, the filter or the listener of
+    /// the call before. A device that calls the store that is writing to it leads to this.
     #[error(
-        "a device called into the store while pages were written to it; call after it has returned"
+        "a device, filter or listener called into the store, several levels deep, while pages were written back; \
+         call after it has returned"
     )]
     Reentrant,
     /// A background shrinker was requested, but the store has no limit.

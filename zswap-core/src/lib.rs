@@ -67,7 +67,8 @@
 //! # Areas
 //! The pages of one `swap_type` can be an area of their own ([`Zswap::add_area`]): with its own limit, backend and
 //! compressor, writeback policy and figures, for instance for a tenant of a program. A tenant that floods its area
-//! makes room with its own pages. The store's limits hold over all areas.
+//! makes room with its own pages. The store's limits hold over all areas. The device is shared: one
+//! tenant can fill it, and then others are refused at their limits.
 //!
 //! # Guarantees
 //! * Any thread may call anything at any time. Each entry has its own lock.
@@ -81,7 +82,8 @@
 //!   stays usable: no lock stays held, and no page is lost except the one being handled.
 //! * When memory runs out, calls on a built store return errors. Some calls may abort the process instead:
 //!   calls that start a thread, and calls that build a pool. The latter are [`Zswap::set_zpool`],
-//!   [`Zswap::set_compressor`], and [`Zswap::recompress`] with a compressor that is new to the store.
+//!   [`Zswap::set_compressor`], the functions of these names of [`AreaRef`], [`Zswap::add_area`], and
+//!   [`Zswap::recompress`] with a compressor that is new to an area.
 //! * In a child process after `fork`, calls return errors or report an empty store, and dropping a store does
 //!   nothing.
 //!

@@ -86,6 +86,12 @@ enum Full<'s> {
     Store(&'s Area),
 }
 
+impl Full<'_> {
+    fn is_area(self) -> bool {
+        matches!(self, Full::Area(_))
+    }
+}
+
 impl Zswap {
     /// Makes room for a page, and puts it into `pool`, which had no room for it (`shortage`). Returns the
     /// refusal if that fails. If `keep_older`, does not drop the entry's older page to make room.
@@ -104,6 +110,7 @@ impl Zswap {
         }
         let mut shortage = shortage;
         let mut older_may_go = !keep_older;
+        let mut protected_may_go = false;
         let mut patience = Patience::new(WAITS, LONGEST_WAIT);
         let mut full = self.what_is_full(area, &shortage);
         for round in 0..ROUNDS {
@@ -114,6 +121,12 @@ impl Zswap {
                 // useless.
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits_of(full).budget().used() > 0 && patience.wait() => {}
+                Round::InFlight if !protected_may_go && !full.is_area() => {
+                    // Rather than let each area exceed the limit, write back protected pages.
+                    protected_may_go = true;
+                    let (used, room) = (Device::Used, Amount::Room);
+                    self.write_back_some(From::All, used, room, Unreadable::PassedBy, &|| false);
+                }
                 Round::InFlight => break,
                 // Other memory than these pages is in use, or was until now. So the page may exceed the
                 // limit.
@@ -129,11 +142,10 @@ impl Zswap {
                             Err(fault) if fault.is_shortage() => shortage = fault,
                             put => return put.map_err(Refusal::Fault),
                         }
-                        // Then the reason may be that of another limit.
-                        let now = self.what_is_full(area, &shortage);
-                        if matches!(now, Full::Area(_)) != matches!(full, Full::Area(_)) {
-                            continue;
-                        }
+                    }
+                    // The limit that refused it now may be another one.
+                    if self.what_is_full(area, &shortage).is_area() != full.is_area() {
+                        continue;
                     }
                     if !older_may_go || !self.give_up_older(entry) {
                         return Err(self.no_room(full, shortage, reason));
@@ -178,8 +190,8 @@ impl Zswap {
     }
 
     /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page, and there
-    /// is no device or writeback is switched off, also closes
-    /// what is full.
+    /// is no device or writeback is switched off, also closes what is
+    /// full.
     fn no_room(&self, full: Full<'_>, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -283,6 +295,10 @@ impl Zswap {
                 // The write of another page may succeed. `may_try` decides whether to try one.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
                 Some(WritebackError::Device { .. }) => Round::Nothing(LimitReason::DeviceFailed),
+                Some(WritebackError::DeviceFull { .. }) if done.pages == 0 => {
+                    // Clean pages need no device.
+                    return (drop_clean(), Round::Nothing(LimitReason::DeviceFull));
+                }
                 Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
                 Some(WritebackError::Reentrant) => Round::Reentrant,
                 // Writeback was switched off after the check above.
@@ -337,11 +353,13 @@ impl Zswap {
     /// [`LOOK_EVERY`] pages on a CPU, sums up the memory again. Then, if more than a limit is in use, does a round
     /// of making room.
     pub(crate) fn look_at_limits(&self, area: &Area) {
-        if area.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
+        let is_time = |area: &Area| area.counters.tick(Counter::Stores) % LOOK_EVERY == 0;
+        if area.swap_type.is_some() && is_time(area) && area.limits.refuse(0) {
+            self.reclaim(Full::Area(area), 1);
+        }
+        // Stores of all areas count: many areas with few stores each fill the store, too.
+        if is_time(self.areas.shared()) {
             self.refresh_limits();
-            if area.limits.refuse(0) {
-                self.reclaim(Full::Area(area), 1);
-            }
             if self.limits.refuse(0) {
                 self.reclaim(Full::Store(area), 1);
             }

@@ -66,8 +66,6 @@ pub struct Zswap {
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Segments>>,
     pub(crate) device_health: Leaked<DeviceHealth>,
-    /// Fails when the filter calls no page clean.
-    pub(crate) clean_health: Leaked<DeviceHealth>,
     pub(crate) writeback: Switch,
     pub(crate) listener: Leaked<Option<Contained<Listener>>>,
     pub(crate) clean_filter: Leaked<Option<Contained<CleanFilter>>>,
@@ -106,7 +104,6 @@ impl Zswap {
             limits: Leaked::new(settings.limits),
             backing: Leaked::new(settings.segments),
             device_health: Leaked::default(),
-            clean_health: Leaked::default(),
             writeback: Switch::new(settings.writeback_enabled),
             listener: Leaked::new(settings.listener),
             clean_filter: Leaked::new(settings.clean_filter),

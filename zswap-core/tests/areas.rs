@@ -274,9 +274,13 @@ fn an_area_is_added_before_its_first_page_or_not_at_all() {
 /// Threads store the first pages of areas while others add the areas. Whoever comes first, the pages are there.
 #[test]
 fn an_area_that_is_added_during_its_first_store_is_one_or_the_other() {
-    let rounds = if cfg!(miri) { 2 } else { 40 };
     let (mut own, mut shared) = (0, 0);
-    for _ in 0..rounds {
+    // Some rounds, and then more until both have been seen.
+    for round in 0.. {
+        let least = if cfg!(miri) { 2 } else { 40 };
+        if round >= least && (cfg!(miri) || own > 0 && shared > 0) {
+            break;
+        }
         let tenants = builder().build().unwrap();
         let added = AtomicUsize::new(0);
         let (tenants, added) = (&tenants, &added);
@@ -303,7 +307,6 @@ fn an_area_that_is_added_during_its_first_store_is_one_or_the_other() {
         own += added.load(SeqCst);
         shared += 40 - added.load(SeqCst);
     }
-    assert!(cfg!(miri) || own > 0 && shared > 0, "{own} {shared}");
 }
 
 #[test]

@@ -26,8 +26,8 @@ use compressors::{AcompEngine, CompressorError};
 use zpool_api::ZpoolError;
 use zswap_core::device::{DeviceError, MemorySwapDevice};
 use zswap_core::{
-    BatchError, CompactorPolicy, LimitReason, LoadError, MigrateError, PAGE_SIZE, Page, Recompress,
-    ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
+    AreaSettings, BatchError, CompactorPolicy, LimitReason, LoadError, MigrateError, PAGE_SIZE,
+    Page, Recompress, ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
 };
 
 /// Says which allocations of a thread are refused. `Only(n)` refuses the `n`th, counted from 1; `From(n)` the
@@ -504,6 +504,9 @@ fn no_call_over_zbud_aborts() {
     codecs_with("no_call_over_zbud_aborts", "zbud");
 }
 
+/// An area with pools of its own, in the store of the test below.
+const OWN_AREA: u8 = 8;
+
 /// A call with its name.
 type Named = (&'static str, fn(&Rig));
 
@@ -513,7 +516,14 @@ const ENDS_THE_PROCESS: &[Named] = &[
     ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
     ("`Zswap::set_zpool`", |rig| drop(rig.store.set_zpool("zbud"))),
     ("`Zswap::set_compressor`", |rig| drop(rig.store.set_compressor("null"))),
-    ("`Zswap::recompress`, when no living pool was built from its text", |rig| {
+    ("`Zswap::add_area`", |rig| drop(rig.store.add_area(9, AreaSettings::default()))),
+    ("`AreaRef::set_zpool`", |rig| {
+        drop(rig.store.area(OWN_AREA).map(|area| area.set_zpool("zbud")))
+    }),
+    ("`AreaRef::set_compressor`", |rig| {
+        drop(rig.store.area(OWN_AREA).map(|area| area.set_compressor("null")));
+    }),
+    ("`Zswap::recompress`, when an area has no living pool that was built from its text", |rig| {
         drop(rig.store.recompress(&Recompress::new("null").max_pages(1)));
     }),
     ("`Zswap::shrink_in_background`", |rig| {
@@ -531,6 +541,7 @@ const ENDS_THE_PROCESS: &[Named] = &[
 fn what_ends_the_process_is_on_a_list_and_builds_something() {
     if let Some(word) = word() {
         let rig = Rig::new("zsmalloc", "lz4", true);
+        rig.store.add_area(OWN_AREA, AreaSettings::default()).unwrap();
         let (_, call) = ENDS_THE_PROCESS[word.parse::<usize>().unwrap()];
         return short(Plan::From(1), || call(&rig));
     }

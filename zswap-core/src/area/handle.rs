@@ -27,7 +27,7 @@ pub struct AreaRef<'s> {
 
 impl Zswap {
     /// Gives the area `swap_type` pools, limits, a writeback policy and figures of its own. Must come before the
-    /// first page of the area. The area stays for as long as the store; its settings can be changed
+    /// first page of the area is offered to the store, even if the page is refused. The area stays for as long as the store; its settings can be changed
     /// ([`AreaRef`]), and it can be emptied ([`Zswap::invalidate_area`]) and used again. The pages of all other
     /// areas share the pools that the store's builder describes.
     ///
@@ -48,7 +48,8 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// * [`BuildError::AreaTaken`] if the area has pools of its own already, or pages were stored in it.
+    /// * [`BuildError::AreaTaken`] if the area has pools of its own already, or another thread is adding it, or a page
+    ///   was offered for it.
     /// * Those of [`Zswap::set_zpool`] and [`Zswap::set_compressor`], if the pool cannot be built.
     /// * [`BuildError::LimitTooSmall`] if the store's `max_bytes` leaves no room for the area's tables and a page.
     ///

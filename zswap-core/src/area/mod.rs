@@ -8,6 +8,7 @@ pub(crate) mod settings;
 pub(crate) mod table;
 
 use crate::counters::Counters;
+use crate::device_health::DeviceHealth;
 use crate::limits::Limits;
 use crate::moves::cursors::Cursors;
 use crate::moves::promotion::Promotion;
@@ -26,6 +27,8 @@ pub(crate) struct Area {
     protected: AtomicUsize,
     pub(crate) writeback: Switch,
     pub(crate) promotion: Promotion,
+    /// Fails when the filter calls no page of the area clean.
+    pub(crate) clean_health: DeviceHealth,
     pub(crate) counters: Counters,
     /// The places in the index at which the next walks over the area start.
     pub(crate) cursors: Cursors,
@@ -45,6 +48,7 @@ impl Area {
             protected: AtomicUsize::new(0),
             writeback: Switch::new(true),
             promotion,
+            clean_health: DeviceHealth::default(),
             counters: Counters::new(),
             cursors: Cursors::default(),
         }
@@ -52,7 +56,7 @@ impl Area {
 
     /// Returns the bytes that the area takes beside its pools.
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.counters.memory_bytes()
+        size_of::<Self>() + self.counters.memory_bytes() + self.pools.memory_bytes()
     }
 
     pub(crate) fn set_protected(&self, bytes: usize) {

@@ -20,7 +20,7 @@ pub struct AreaSettings {
     /// Default: no limit but those.
     pub max_pool_bytes: Option<usize>,
     /// When the store is at its own limit, pages of an area whose pools hold at most this many bytes are not
-    /// written back for the pages of other areas. It reserves no room. Default: 0.
+    /// written back for the pages of other areas, as long as anything else can be. It reserves no room. Default: 0.
     pub protected_pool_bytes: usize,
     /// Whether pages of the area may be written to the device. Default: yes.
     pub writeback_enabled: bool,

@@ -89,10 +89,11 @@ impl Areas {
     pub(crate) fn add(&self, swap_type: u8, area: Area) -> Result<(), Taken> {
         let at = usize::from(swap_type);
         self.own[at].set(Box::new(area)).map_err(|_| Taken)?;
-        let now = self.kinds[at].compare_exchange(UNUSED, OWN, SeqCst, SeqCst);
-        now.map_err(|_| Taken)?;
+        // Counted first: whoever sees the type OWN must see that there are such types. A count that is too high does no
+        // harm.
         self.added.fetch_add(1, SeqCst);
-        Ok(())
+        let now = self.kinds[at].compare_exchange(UNUSED, OWN, SeqCst, SeqCst);
+        now.map(drop).map_err(|_| Taken)
     }
 
     /// Returns all areas, the shared one first.

@@ -125,7 +125,7 @@ fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
 pub struct ShrinkerReport {
     /// Steps, including those that had nothing to do.
     pub steps: u64,
-    /// Pages written back.
+    /// Pages written back, and clean pages dropped.
     pub written: u64,
     /// Steps that ended with an error, or in which the device, codec or backend panicked, or that skipped a
     /// page because it could not be read.

@@ -14,6 +14,7 @@ use crate::departure::Departure;
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, WritebackError};
 use crate::moves::clean::Names;
+use crate::nesting::Nested;
 use crate::pool::pools::HeldObject;
 use crate::{SwapEntry, Zswap};
 
@@ -82,7 +83,8 @@ pub(crate) struct Outgoing<'s> {
 impl<'s> Outgoing<'s> {
     /// Begins a segment. If none is free, cleans some.
     pub(crate) fn begin(store: &'s Zswap, segments: &'s Segments) -> Result<Self, DeviceError> {
-        let draft = segments.draft_or_clean(&Names(store))?;
+        let alone = !Nested::is_inner(core::ptr::from_ref(store).addr());
+        let draft = segments.draft_or_clean(&Names(store), alone)?;
         Ok(Outgoing { store, draft, pages: Vec::new() })
     }
 

@@ -183,33 +183,41 @@ impl Zswap {
         stop: &dyn Fn() -> bool,
     ) -> WrittenBack {
         let mut done = WrittenBack::default();
-        let Some(_nested) = Nested::enter() else {
+        let Some(_nested) = Nested::enter(core::ptr::from_ref(self).addr()) else {
             done.error = Some(WritebackError::Reentrant);
             return done;
         };
         let device_of = |area: &Area| self.device_of(area).filter(|_| device == Device::Used);
         // A store at its limit does not search all of its pages in vain again and again.
-        let filters =
-            self.clean_filter.is_some() && (amount != Amount::Room || self.clean_health.may_try());
-        let mut writer = Writer::new(self, filters);
+        let filters = |area: &Area| {
+            self.clean_filter.is_some() && (amount != Amount::Room || area.clean_health.may_try())
+        };
+        let mut writer = Writer::new(self);
         writer.takes_turns = !matches!(from, From::Area(_)) && self.areas.all().nth(1).is_some();
         let mut exhausted = Exhausted::default();
         // Pages may be stored as fast as they are written back. Each of the first has its turn twice.
         let most = usize::try_from(self.pooled_pages()).unwrap_or(usize::MAX);
-        let most = most.saturating_mul(2).saturating_add(ROOM);
+        writer.most = most.saturating_mul(2).saturating_add(ROOM);
         while let Some(area) =
-            self.victim(from, &exhausted, |area| filters || device_of(area).is_some())
+            self.victim(from, &exhausted, |area| filters(area) || device_of(area).is_some())
         {
             let before = writer.pages();
-            writer.turn(device_of(area));
-            self.write_back_area(area, amount, (unreadable, stop), &mut writer, &mut done);
+            let (dropped, stuck, full) = (writer.dropped, writer.stuck, writer.full);
+            writer.turn(device_of(area), filters(area));
+            let all =
+                self.write_back_area(area, amount, (unreadable, stop), &mut writer, &mut done);
+            if writer.dropped > dropped {
+                area.clean_health.succeeded();
+            } else if writer.stuck > stuck {
+                area.clean_health.failed();
+            }
             if done.error.is_some() || amount.is_reached(&writer) || stop() {
                 break;
             }
             let pages = writer.pages();
-            if pages == before {
+            if all || pages == before && writer.full == full {
                 exhausted.add(area);
-            } else if pages > most {
+            } else if pages.max(writer.full) > writer.most {
                 break;
             }
         }
@@ -217,21 +225,17 @@ impl Zswap {
             done.error = writer.finish(amount, stop).err();
         }
         done.pages = writer.moved + writer.dropped;
-        match writer.dropped {
-            0 if writer.stuck > 0 => self.clean_health.failed(),
-            0 => {}
-            _ => self.clean_health.succeeded(),
-        }
         if done.pages == 0 && !writer.had_device {
             // Without an area to write back, or with pages only that are not clean.
-            let nothing = !filters || writer.stuck > 0;
+            let nothing = !writer.filtered || writer.stuck > 0;
             done.error = done.error.or(nothing.then_some(WritebackError::NoDevice));
         }
         done
     }
 
     /// Writes pages of one area back, and adds the result to `done`. Goes around at most twice. If areas take turns,
-    /// ends after a full segment, and leaves the pages after it in an unfinished one.
+    /// ends after a full segment, and leaves the pages after it in an unfinished one. Returns whether all pages of the
+    /// area were added, and the last ones are in an unfinished segment.
     fn write_back_area(
         &self,
         area: &Area,
@@ -239,21 +243,21 @@ impl Zswap {
         (unreadable, stop): (Unreadable, &dyn Fn() -> bool),
         writer: &mut Writer<'_>,
         done: &mut WrittenBack,
-    ) {
+    ) -> bool {
         let mut visited = Visited::default();
-        let mut spared = 0;
+        let (mut spared, mut any_spared, mut all) = (0, false, false);
         let (unreadable_before, full_before) = (done.unreadable, writer.full);
         let is_done = |writer: &Writer<'_>| amount.is_reached(writer) || stop();
         let had_turn = |writer: &Writer<'_>| writer.takes_turns && writer.full > full_before;
         for _round in 0..2 {
             done.unreadable = unreadable_before;
             let walked = self.walk(area, &area.cursors.shrink, &mut visited, |entry| {
-                if is_done(writer) || had_turn(writer) {
+                if is_done(writer) || had_turn(writer) || writer.pages() > writer.most {
                     return Ok(Step::StopBefore);
                 }
                 match writer.add(entry, spared >= SECOND_CHANCES, amount) {
                     Ok(Added::Yes) => spared = 0,
-                    Ok(Added::Spared) => spared += 1,
+                    Ok(Added::Spared) => (spared, any_spared) = (spared + 1, true),
                     Ok(Added::PassedBy) => {}
                     Ok(Added::NoRoom) => return Ok(Step::StopBefore),
                     Err(error @ WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
@@ -268,6 +272,11 @@ impl Zswap {
             if done.error.is_none() && had_turn(writer) && !is_done(writer) {
                 break;
             }
+            if done.error.is_none() && writer.takes_turns && !any_spared && !is_done(writer) {
+                // All of its pages are in the unfinished segment, which the next area fills.
+                all = true;
+                break;
+            }
             // The pages that were added before an error are written, too.
             done.error = done.error.take().or(writer.finish(amount, stop).err());
             if done.error.is_some() || is_done(writer) {
@@ -276,6 +285,7 @@ impl Zswap {
         }
         area.counters.add(Counter::ClockEntries, visited.entries as i64);
         area.counters.add(Counter::ClockLeaves, visited.leaves as i64);
+        all
     }
 
     /// Waits until all pages that were written back are on the device's storage. The store does not need this:
@@ -321,8 +331,10 @@ impl Zswap {
 /// Fills segments with pages and writes them, one after another. Drops clean pages.
 struct Writer<'s> {
     store: &'s Zswap,
-    /// Whether the filter is asked.
+    /// Whether the filter is asked about the pages that are added next.
     filters: bool,
+    /// Whether it was asked about pages of any area.
+    filtered: bool,
     /// The device, if the pages that are added next may be written to it.
     segments: Option<&'s Segments>,
     /// Whether pages of any area could be written.
@@ -335,6 +347,8 @@ struct Writer<'s> {
     full: usize,
     /// Whether areas take turns.
     takes_turns: bool,
+    /// If more pages leave, they are stored as fast as they leave.
+    most: usize,
     /// Clean pages that were dropped.
     dropped: usize,
     /// Pages that are not clean and may not be written.
@@ -342,13 +356,15 @@ struct Writer<'s> {
 }
 
 impl<'s> Writer<'s> {
-    fn new(store: &'s Zswap, filters: bool) -> Self {
+    fn new(store: &'s Zswap) -> Self {
         Writer {
             store,
-            filters,
+            filters: false,
+            filtered: false,
             segments: None,
             had_device: false,
             takes_turns: false,
+            most: usize::MAX,
             outgoing: None,
             moved: 0,
             full: 0,
@@ -358,8 +374,9 @@ impl<'s> Writer<'s> {
     }
 
     /// Turns to the pages of another area. `segments` is the device that they may be written to.
-    fn turn(&mut self, segments: Option<&'s Segments>) {
-        self.segments = segments;
+    fn turn(&mut self, segments: Option<&'s Segments>, filters: bool) {
+        (self.segments, self.filters) = (segments, filters);
+        self.filtered |= filters;
         self.had_device |= segments.is_some();
     }
 

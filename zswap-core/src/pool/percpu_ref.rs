@@ -57,6 +57,11 @@ impl PercpuRef {
         reinited
     }
 
+    /// Returns the heap bytes of the shards.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.shards)
+    }
+
     /// Spreads the count of a living pool again, and adds the reference for being current. Returns false if
     /// the count is dead.
     pub(crate) fn resurrect(&self) -> bool {

@@ -71,6 +71,11 @@ impl Pools {
         pools
     }
 
+    /// Returns the heap bytes of the places.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.places.iter().map(|place| place.refs.memory_bytes()).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         might_sleep("the pools lock");
         self.table.lock()

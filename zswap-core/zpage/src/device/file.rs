@@ -131,7 +131,7 @@ impl FileSwapDevice {
     }
 
     /// Makes a device of a whole block device, such as a partition or an SSD. **Everything on it is destroyed.**
-    /// Nothing but this function uses a block device, and it looks at nothing that is there. Its whole segments of the
+    /// Only this function uses a block device, and it does not check what is there. Its whole segments of the
     /// sizes of [`Geometry::of_pages`] are used. Only on Linux.
     ///
     /// While the device lives, the system lets nobody mount the block device or use it as swap, and a second device on

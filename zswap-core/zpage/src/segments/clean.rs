@@ -198,9 +198,14 @@ impl Segments {
     /// [`Segments::clean`].
     ///
     /// # Blocking
-    /// Blocks in the device, and for other threads. Call it with no segment pinned: its own readers are among those
+    /// Blocks in the device, and, if `waits`, for other threads that fill or read segments. Pass `false` on a thread that
+    /// has a draft itself, which it would wait for. Call it with no segment pinned: its own readers are among those
     /// that it may wait for.
-    pub fn draft_or_clean(&self, entries: &dyn Entries) -> Result<Draft<'_>, DeviceError> {
+    pub fn draft_or_clean(
+        &self,
+        entries: &dyn Entries,
+        waits: bool,
+    ) -> Result<Draft<'_>, DeviceError> {
         let mut patience = Patience::new(usize::MAX, LONGEST_WAIT);
         let (mut attempts, mut failed) = (0, 0);
         loop {
@@ -212,7 +217,7 @@ impl Segments {
                     } else if cleaned.failed.is_some() && failed < MOST_FAILED {
                         // What failed is set aside, so the next call reads others.
                         failed += 1;
-                    } else if !self.is_in_flight() || !patience.wait() {
+                    } else if !waits || !self.is_in_flight() || !patience.wait() {
                         // One may have become free since, and those that could not be written are left.
                         return self.draft();
                     }

@@ -378,12 +378,12 @@ fn a_device_that_fails_all_writes_makes_nobody_wait(over: Over) {
     let (codec, map) = (codec(), Map::default());
     device.fail_writes(0, 20);
     for _ in 0..20 {
-        let mut draft = segments.draft_or_clean(&map).unwrap();
+        let mut draft = segments.draft_or_clean(&map, true).unwrap();
         assert!(draft.push(7, &codec, &object(7, 0, 100)));
         assert!(draft.write().is_err());
         assert!(!segments.is_in_flight(), "what could not be written is not in flight");
     }
-    let mut draft = segments.draft_or_clean(&map).unwrap();
+    let mut draft = segments.draft_or_clean(&map, true).unwrap();
     assert!(draft.push(7, &codec, &object(7, 0, 100)));
     assert_eq!(draft.write().unwrap().install(|_, _| true), 1);
 }

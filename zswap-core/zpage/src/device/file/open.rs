@@ -108,7 +108,7 @@ pub enum FileDeviceError {
         mode: u32,
     },
     /// Another device, in this process or another one, uses the file. Or the block device is mounted or used as swap.
-    #[error("{}: is in use by another device, or mounted: give each store its own", path.display())]
+    #[error("{}: is in use by another device, or mounted: give each store its own file", path.display())]
     InUse {
         /// The file.
         path: PathBuf,

@@ -313,8 +313,99 @@ fn a_file_that_others_can_reach_is_refused() {
     assert_eq!(what(&refused), "a symbolic link");
     assert!(!folder.at("nothing").exists());
     assert_eq!(what(&FileSwapDevice::create(&folder.0, 1).unwrap_err()), "a directory");
-    assert_eq!(what(&FileSwapDevice::create("/dev/null", 1).unwrap_err()), "a device");
+    assert_eq!(what(&FileSwapDevice::create("/dev/null", 1).unwrap_err()), "a character device");
     let lost = FileSwapDevice::create(folder.at("no/such/folder"), 1).unwrap_err();
     assert!(matches!(lost, FileDeviceError::Io { operation: "open", .. }), "{lost}");
     assert!(FileSwapDevice::create(&path, 1).is_ok());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_a_block_device_is_used_as_one() {
+    let folder = Folder::new("no-block-device");
+    let (file, link) = (folder.at("file"), folder.at("link"));
+    fs::write(&file, b"precious").unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+    for (path, expected) in [
+        (&*file, "a regular file"),
+        (&*folder.0, "a directory"),
+        (&*link, "a symbolic link"),
+        (Path::new("/dev/null"), "a character device"),
+    ] {
+        let refused = FileSwapDevice::block_device(path).unwrap_err();
+        let FileDeviceError::NotABlockDevice { what, .. } = &refused else { panic!("{refused}") };
+        assert_eq!(*what, expected);
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"precious");
+    let missing = FileSwapDevice::block_device(folder.at("none")).unwrap_err();
+    assert!(matches!(missing, FileDeviceError::Io { operation: "lstat", .. }), "{missing}");
+}
+
+/// A loop device, which is gone when this is dropped.
+#[cfg(target_os = "linux")]
+struct Loop(PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Loop {
+    /// Makes a block device of a file; says why, if the system does not permit that.
+    fn over(file: &Path) -> Option<Self> {
+        let made =
+            std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        match made {
+            Ok(made) if made.status.success() => {
+                Some(Loop(String::from_utf8(made.stdout).unwrap().trim().into()))
+            }
+            Ok(made) => {
+                eprintln!("not run: losetup: {}", String::from_utf8_lossy(&made.stderr));
+                None
+            }
+            Err(error) => {
+                eprintln!("not run: losetup: {error}");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+/// Needs root, for a loop device.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_block_device_keeps_segments_for_one_device() {
+    let folder = Folder::new("block-device");
+    let file = folder.at("file");
+    File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    let Some(made) = Loop::over(&file) else { return };
+    let refused = FileSwapDevice::create(&made.0, 1).unwrap_err();
+    assert!(
+        matches!(refused, FileDeviceError::NotAFile { what: "a block device", .. }),
+        "{refused}"
+    );
+    let device = FileSwapDevice::block_device(&made.0).unwrap();
+    let refused = FileSwapDevice::block_device(&made.0).unwrap_err();
+    assert!(matches!(refused, FileDeviceError::InUse { .. }), "{refused}");
+    let geometry = device.geometry();
+    assert_eq!(geometry.bytes(), 8 << 20);
+    let last = geometry.segments - 1;
+    for segment in [0, last] {
+        device.write_segment(segment, &bytes(segment, geometry.segment_bytes)).unwrap();
+    }
+    device.flush().unwrap();
+    let mut back = vec![0; geometry.segment_bytes];
+    for segment in [0, last] {
+        device.read(segment, 0, &mut back).unwrap();
+        assert!(back == bytes(segment, geometry.segment_bytes));
+    }
+    device.discard(0);
+    device.read(last, 0, &mut back).unwrap();
+    assert!(back == bytes(last, geometry.segment_bytes));
+    drop(device);
+    FileSwapDevice::block_device(&made.0).unwrap();
 }
