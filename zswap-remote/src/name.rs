@@ -23,7 +23,7 @@ const DIGITS: usize = 32;
 /// assert!("zswap-1".parse::<StoreName>().is_err());
 /// # Ok::<(), zswap_remote::RemoteError>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreName(u128);
 
 impl StoreName {
@@ -44,6 +44,13 @@ impl StoreName {
 impl fmt::Display for StoreName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for StoreName {
+    /// As `Display`, since the digits are what a program records.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -127,6 +127,10 @@ fn failure(error: &RedisError) -> Error {
         }
         _ => {}
     }
+    if error.kind() == redis::ErrorKind::AuthenticationFailed {
+        let text = "the server refuses user or password";
+        return Error::new(ErrorKind::PermissionDenied, text);
+    }
     let busy = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"].contains(&code);
     let lost = error.is_io_error() || error.is_connection_dropped() || error.is_timeout();
     let category = error.category();

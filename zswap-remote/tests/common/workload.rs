@@ -15,8 +15,9 @@ use super::{Dice, entry, page};
 pub struct Allowed {
     /// The service may be gone: a load may fail with an I/O error, and a store may be refused because of the device.
     pub outage: AtomicBool,
-    /// The service may have lost what it held: a load may fail because it is missing.
-    pub loss: AtomicBool,
+    /// How often the service has lost everything. A load may fail with `Missing` if the page was stored before the last
+    /// time, and never if it was stored afterwards.
+    pub losses: AtomicU64,
 }
 
 /// What the threads did.
@@ -43,8 +44,8 @@ pub fn is_loss(error: &LoadError) -> bool {
 /// What one thread knows about its entries.
 pub struct Ledger {
     thread: u64,
-    /// The number of the page that each entry holds.
-    held: Vec<Option<u64>>,
+    /// The number of the page that each entry holds, and how often the service had lost everything before it was stored.
+    held: Vec<Option<(u64, u64)>>,
     next: u64,
     dice: Dice,
 }
@@ -67,11 +68,11 @@ impl Ledger {
             0..4 => {
                 let number = self.thread << 40 | self.next;
                 self.next += 1;
-                let before = allowed.outage.load(SeqCst);
+                let (before, losses) = (allowed.outage.load(SeqCst), allowed.losses.load(SeqCst));
                 match store.store(key, &page(number)) {
                     Ok(()) => {
                         counts.stores.fetch_add(1, SeqCst);
-                        self.held[at] = Some(number);
+                        self.held[at] = Some((number, losses));
                     }
                     Err(StoreError::PoolLimit { .. }) if before || allowed.outage.load(SeqCst) => {
                         counts.refused.fetch_add(1, SeqCst);
@@ -92,10 +93,10 @@ impl Ledger {
 
     fn load(&mut self, at: usize, store: &Zswap, allowed: &Allowed, counts: &Counts) {
         let key = entry(self.number(at));
-        let (outage, loss) = (allowed.outage.load(SeqCst), allowed.loss.load(SeqCst));
+        let outage = allowed.outage.load(SeqCst);
         let mut back = [0; PAGE_SIZE];
         match (store.load(key, &mut back), self.held[at]) {
-            (Ok(()), Some(number)) => {
+            (Ok(()), Some((number, _))) => {
                 assert!(back == page(number), "another page came back for {key:?}");
                 counts.loads.fetch_add(1, SeqCst);
             }
@@ -105,7 +106,9 @@ impl Ledger {
             {
                 counts.failed_loads.fetch_add(1, SeqCst);
             }
-            (Err(error), Some(_)) if is_loss(&error) && (loss || allowed.loss.load(SeqCst)) => {
+            (Err(error), Some((_, losses)))
+                if is_loss(&error) && losses < allowed.losses.load(SeqCst) =>
+            {
                 counts.lost.fetch_add(1, SeqCst);
                 assert!(store.invalidate(key));
                 self.held[at] = None;
