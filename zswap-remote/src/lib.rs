@@ -52,7 +52,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `remote.rs`, `url.rs`, `service.rs` | a service, and what killed processes left on it; URLs and secrets; where operators come from |
-//! | `redis.rs` | the service for Redis |
+//! | `redis.rs`, `http.rs` | the service for Redis; HTTP clients |
 //! | `builder.rs` | the settings of a device |
 //! | `device.rs`, `threads.rs` | the device, and the threads on which its requests run |
 //! | `name.rs`, `table.rs` | the names of objects, and which object holds a segment |
@@ -77,6 +77,8 @@ mod device;
 mod error;
 mod fault;
 mod health;
+#[cfg(feature = "s3")]
+mod http;
 mod name;
 mod queue;
 #[cfg(feature = "redis")]

@@ -182,24 +182,24 @@ fn s3(
             reason: "it contains a user name or a password; give the address only",
         });
     }
-    let mut service = opendal::services::S3::default()
-        .bucket(bucket)
-        .root(prefix)
-        .region(&region)
-        .access_key_id(&id)
-        .secret_access_key(&key)
-        .disable_config_load();
-    if let Some(token) = &token {
-        service = service.session_token(token);
-    }
-    if let Some(endpoint) = &endpoint {
-        service = service.endpoint(endpoint);
-    }
-    let secrets = [Some(id), Some(key), token].into_iter().flatten().collect();
-    let config = std::sync::Mutex::new(service);
-    Source::new("s3", secrets, move |_| {
-        let service = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        opendal::Operator::new(service)
+    let secrets =
+        [Some(id.clone()), Some(key.clone()), token.clone()].into_iter().flatten().collect();
+    let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
+    Source::new("s3", secrets, move |timeout| {
+        let mut service = opendal::services::S3::default()
+            .bucket(&bucket)
+            .root(&prefix)
+            .region(&region)
+            .access_key_id(&id)
+            .secret_access_key(&key)
+            .disable_config_load();
+        if let Some(token) = &token {
+            service = service.session_token(token);
+        }
+        if let Some(endpoint) = &endpoint {
+            service = service.endpoint(endpoint);
+        }
+        crate::http::with_own_client(opendal::Operator::new(service)?, timeout)
     })
 }
 

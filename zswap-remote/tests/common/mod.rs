@@ -4,13 +4,16 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
+    clippy::print_stdout,
     unreachable_pub,
     reason = "each test uses a part of this, and a failure is the test's own message"
 )]
 
 pub mod proxy;
+#[cfg(feature = "redis")]
 pub mod redis_server;
+#[cfg(feature = "s3")]
+pub mod s3_server;
 pub mod workload;
 
 use std::sync::Arc;

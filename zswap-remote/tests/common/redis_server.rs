@@ -18,7 +18,7 @@ impl RedisServer {
     /// server is installed.
     pub fn start(arguments: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
-            eprintln!(
+            println!(
                 "{NOT_RUN} redis-server is not installed; run `sudo apt-get install -y redis-server`"
             );
             return None;
