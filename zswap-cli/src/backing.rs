@@ -63,7 +63,11 @@ pub(crate) fn url(given: &Path) -> Option<(&str, &str)> {
 }
 
 /// Opens the service of a URL.
-pub(crate) fn open((url, scheme): (&str, &str), services: &[Service], pages: u64) -> Result<Backing> {
+pub(crate) fn open(
+    (url, scheme): (&str, &str),
+    services: &[Service],
+    pages: u64,
+) -> Result<Backing> {
     let service = services.iter().find(|service| service.scheme == scheme);
     let known = services.iter().map(|service| service.scheme).collect::<Vec<_>>();
     let service = service.ok_or_else(|| match known.is_empty() {
@@ -82,7 +86,8 @@ mod tests {
         let scheme = |text: &'static str| url(Path::new(text)).map(|(_, scheme)| scheme);
         assert_eq!(scheme("redis://h/0"), Some("redis"));
         assert_eq!(scheme("s3://bucket"), Some("s3"));
-        for file in ["pages", "/tmp/pages", "./redis://h", "://x", "1s://x", "a b://c", "redis:/h"] {
+        for file in ["pages", "/tmp/pages", "./redis://h", "://x", "1s://x", "a b://c", "redis:/h"]
+        {
             assert_eq!(scheme(file), None, "{file}");
         }
     }

@@ -111,7 +111,11 @@ fn trials(
 fn place(args: &Compare, services: &[Service], pages: usize) -> Result<Option<Place>> {
     let Some(given) = &args.backing else { return Ok(None) };
     let Some(url) = backing::url(given) else {
-        return if args.plain { Err(Error::PlainFile) } else { Ok(Some(Place::File(given.clone()))) };
+        return if args.plain {
+            Err(Error::PlainFile)
+        } else {
+            Ok(Some(Place::File(given.clone())))
+        };
     };
     #[cfg(not(feature = "encrypt"))]
     if !args.plain {

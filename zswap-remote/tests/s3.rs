@@ -9,22 +9,41 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use common::proxy::{Mode, Proxy};
-use common::s3_server::{S3Server, bucket};
+use common::s3_server::{BUCKET, S3Server};
 use common::workload::{self, Allowed, busy};
 use common::{eventually, store};
+use opendal_http_transport_reqwest::ReqwestTransport;
 use zpage::device::{DeviceError, SwapDevice};
 use zswap_core::Zswap;
+use zswap_remote::opendal::{HttpTransporter, Operator, services};
 use zswap_remote::{Remote, RemoteBuilder, RemoteSwapDevice};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SECRET: &str = "correct-horse-battery";
 const POOL_PAGES: usize = 150;
 const THREADS: u64 = 2;
+
+/// Returns the bucket on a server, or behind a proxy.
+fn bucket(at: SocketAddr, key: &str) -> Remote {
+    let service = services::S3::default()
+        .bucket(BUCKET)
+        .root("some/prefix")
+        .endpoint(&format!("http://{at}"))
+        .region("us-east-1")
+        .access_key_id("anybody")
+        .secret_access_key(key)
+        .disable_config_load();
+    let operator = Operator::new(service).unwrap();
+    let transport = HttpTransporter::new(ReqwestTransport::new(reqwest::Client::new()));
+    let context = operator.context().with_http_transport(transport);
+    Remote::new(operator.with_context(context))
+}
 
 fn device(
     remote: &Remote,

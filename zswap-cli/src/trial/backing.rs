@@ -294,7 +294,9 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
-        let refused = backing(&set, &pair, Place::File(path.clone()), 40 * PAGE_SIZE, 0.0).unwrap_err().to_string();
+        let refused = backing(&set, &pair, Place::File(path.clone()), 40 * PAGE_SIZE, 0.0)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("name an empty file") && std::fs::read(&path).unwrap() == b"dear");
         std::fs::remove_file(&path).unwrap();
     }

@@ -10,9 +10,7 @@
 )]
 
 pub mod proxy;
-#[cfg(feature = "redis")]
 pub mod redis_server;
-#[cfg(feature = "s3")]
 pub mod s3_server;
 pub mod workload;
 

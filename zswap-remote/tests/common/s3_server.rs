@@ -5,10 +5,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use opendal_http_transport_reqwest::ReqwestTransport;
-use zswap_remote::Remote;
-use zswap_remote::opendal::{HttpTransporter, Operator, services};
-
 use super::{NOT_RUN, eventually};
 
 /// The bucket of the tests.
@@ -80,20 +76,4 @@ impl Drop for S3Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Returns the bucket on a server, or behind a proxy.
-pub fn bucket(at: SocketAddr, key: &str) -> Remote {
-    let service = services::S3::default()
-        .bucket(BUCKET)
-        .root("some/prefix")
-        .endpoint(&format!("http://{at}"))
-        .region("us-east-1")
-        .access_key_id("anybody")
-        .secret_access_key(key)
-        .disable_config_load();
-    let operator = Operator::new(service).unwrap();
-    let transport = HttpTransporter::new(ReqwestTransport::new(reqwest::Client::new()));
-    let context = operator.context().with_http_transport(transport);
-    Remote::new(operator.with_context(context))
 }
