@@ -62,19 +62,24 @@ pub(crate) fn url(given: &Path) -> Option<(&str, &str)> {
         .then_some((text, scheme))
 }
 
-/// Opens the service of a URL.
-pub(crate) fn open(
-    (url, scheme): (&str, &str),
-    services: &[Service],
-    pages: u64,
-) -> Result<Backing> {
-    let service = services.iter().find(|service| service.scheme == scheme);
-    let known = services.iter().map(|service| service.scheme).collect::<Vec<_>>();
-    let service = service.ok_or_else(|| match known.is_empty() {
-        true => Error::NoServices { scheme: scheme.to_owned() },
-        false => Error::UnknownService { scheme: scheme.to_owned(), known: known.join(", ") },
-    })?;
-    (service.open)(url, pages).map_err(|reason| Error::Service { reason })
+/// Returns the service with this scheme.
+pub(crate) fn service<'a>(scheme: &str, services: &'a [Service]) -> Result<&'a Service> {
+    let scheme = scheme.to_owned();
+    match services.iter().find(|service| service.scheme == scheme) {
+        Some(service) => Ok(service),
+        None if services.is_empty() => Err(Error::NoServices { scheme }),
+        None => {
+            let known: Vec<&str> = services.iter().map(|service| service.scheme).collect();
+            Err(Error::UnknownService { scheme, known: known.join(", ") })
+        }
+    }
+}
+
+impl Service {
+    /// Opens a device of a number of pages.
+    pub(crate) fn device(&self, url: &str, pages: u64) -> Result<Backing> {
+        (self.open)(url, pages).map_err(|reason| Error::Service { reason })
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +100,8 @@ mod tests {
     #[test]
     fn a_program_without_services_names_the_one_that_has_them() {
         let refused = |services: &[Service]| {
-            open(("redis://h/0", "redis"), services, 1).unwrap_err().to_string()
+            let opened = service("redis", services).and_then(|s| s.device("redis://h/0", 1));
+            opened.unwrap_err().to_string()
         };
         assert!(refused(&[]).contains("cargo install --locked --force --path zswap-remote/cli"));
         let broken = Service { scheme: "redis", open: |_, _| Err("out of order".to_owned()) };

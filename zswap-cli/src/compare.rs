@@ -110,18 +110,19 @@ fn trials(
 /// measured.
 fn place(args: &Compare, services: &[Service], pages: usize) -> Result<Option<Place>> {
     let Some(given) = &args.backing else { return Ok(None) };
-    let Some(url) = backing::url(given) else {
+    let Some((url, scheme)) = backing::url(given) else {
         return if args.plain {
             Err(Error::PlainFile)
         } else {
             Ok(Some(Place::File(given.clone())))
         };
     };
+    let service = backing::service(scheme, services)?;
     #[cfg(not(feature = "encrypt"))]
     if !args.plain {
         return Err(Error::NoEncryption);
     }
-    let device = backing::open(url, services, pages as u64)?;
+    let device = service.device(url, pages as u64)?;
     Ok(Some(Place::Service { device, encrypt: !args.plain }))
 }
 

@@ -73,7 +73,7 @@ impl Drop for PagesFile {
 fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<PagesFile>)>> {
     let Some(given) = &args.backing else { return Ok(None) };
     let pages = args.size.div_ceil(4096);
-    let Some(url) = backing::url(given) else {
+    let Some((url, scheme)) = backing::url(given) else {
         if args.plain {
             return Err(Error::PlainFile);
         }
@@ -81,10 +81,11 @@ fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<Pag
         let device = device.map_err(|reason| Error::Backing { reason })?;
         return Ok(Some((Backing::new(device), Some(PagesFile(given.clone())))));
     };
+    let service = backing::service(scheme, services)?;
     if !args.plain {
         return Err(Error::PlainDisk);
     }
-    Ok(Some((backing::open(url, services, pages)?, None)))
+    Ok(Some((service.device(url, pages)?, None)))
 }
 
 /// Writes back the pages that are idle and marks all others idle, every `idle` seconds until the server ends. Returns

@@ -89,7 +89,22 @@ fn a_disk_writes_back_to_s3_if_it_may_be_plain() {
     };
     let refused = nbd(&[]).output().unwrap();
     assert!(refused.status.code() == Some(2) && text(&refused).contains("give --plain"));
-    let mut child = nbd(&["--plain"]).stdout(Stdio::piped()).spawn().unwrap();
+    writes_back(nbd(&["--plain"]));
+}
+
+#[test]
+fn a_disk_writes_back_to_a_file_that_is_gone_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pages");
+    let mut nbd = zswap(&["nbd", "--size", "16M", "--listen", "127.0.0.1:0", "--idle", "1"]);
+    nbd.arg("--backing").arg(&file);
+    writes_back(nbd);
+    assert!(!file.exists());
+}
+
+/// Starts the server, writes pages to its disk, and checks that they are written back and can be read.
+fn writes_back(mut nbd: Command) {
+    let mut child = nbd.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
