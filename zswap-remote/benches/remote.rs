@@ -18,7 +18,7 @@ use std::time::Instant;
 use common::proxy::Proxy;
 use common::redis_server::RedisServer;
 use common::{Dice, entry, page};
-use zpage::device::SwapDevice;
+use zpage::device::{MemorySwapDevice, SwapDevice};
 use zswap_core::{PAGE_SIZE, Page, Promotion, SwapEntry, Zswap};
 use zswap_remote::opendal::{Operator, services};
 use zswap_remote::{Remote, RemoteSwapDevice};
@@ -107,11 +107,9 @@ fn load(store: &Zswap, n: u64) {
 }
 
 fn load_batch(store: &Zswap, numbers: impl Iterator<Item = u64>) {
-    let numbers: Vec<u64> = numbers.collect();
-    let mut pages = vec![[0; PAGE_SIZE]; numbers.len()];
-    let mut wanted: Vec<(SwapEntry, &mut Page)> =
-        numbers.iter().map(|&n| entry(n)).zip(pages.iter_mut()).collect();
-    for loaded in store.load_batch(&mut wanted).unwrap() {
+    let entries: Vec<SwapEntry> = numbers.map(entry).collect();
+    let mut pages = vec![[0; PAGE_SIZE]; entries.len()];
+    for loaded in store.load_batch(&entries, &mut pages).unwrap() {
         loaded.unwrap();
     }
 }
@@ -134,6 +132,14 @@ fn main() {
         || alone.one(),
     );
     let mut buffer = vec![0; bytes];
+    let memory = Remote::open("memory://").unwrap().device(1 << 16).build().unwrap();
+    (0..20).for_each(|segment| memory.write_segment(segment, &[7; 65536]).unwrap());
+    compare(
+        "one read of a device in memory (threads and layers without a server), × one GETRANGE",
+        LOADS,
+        || memory.read(dice.below(20), 4096, &mut buffer).unwrap(),
+        || alone.one(),
+    );
     compare(
         "one read of the device, × the same",
         LOADS,
@@ -146,6 +152,21 @@ fn main() {
         || {
             let first = dice.below(PAGES - BATCH as u64);
             load_batch(&store, first..first + BATCH as u64);
+        },
+        || alone.batch(),
+    );
+    let local = Arc::new(MemorySwapDevice::new(1 << 16));
+    let local =
+        Zswap::builder().zpool("zsmalloc").compressor("lz4").encrypt(true).swap_device(local);
+    let local = local.promotion(Promotion::Never).build().unwrap();
+    (0..PAGES).for_each(|n| local.store(entry(n), &page(n)).unwrap());
+    local.shrink(PAGES as usize).unwrap();
+    compare(
+        "the same neighbours from MemorySwapDevice (checking, decrypting, decompressing), × a pipeline of 32",
+        LOADS / BATCH,
+        || {
+            let first = dice.below(PAGES - BATCH as u64);
+            load_batch(&local, first..first + BATCH as u64);
         },
         || alone.batch(),
     );

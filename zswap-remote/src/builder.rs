@@ -156,7 +156,8 @@ impl RemoteBuilder {
     }
 
     /// Sets the most objects that wait to be deleted. Each takes 24 bytes, or 32 if it is to be deleted for the second
-    /// time. Default: 65536. What does not fit stays on the service and is counted.
+    /// time. Default: 65536. What does not fit is counted, and stays on the service until the device is dropped, which
+    /// removes it if the service lists objects.
     pub fn most_deletes(mut self, most: usize) -> Self {
         self.most_deletes = most;
         self
@@ -232,6 +233,7 @@ impl RemoteBuilder {
             batch: able.delete_max_size.unwrap_or(1).clamp(1, MOST_OF_A_DELETE),
             at_once: DELETES_AT_ONCE,
             limit: self.attempt_timeout * 2,
+            lists: able.list,
             folders: able.create_dir,
             done,
         };

@@ -4,14 +4,17 @@
 //! failed request go back to the end of the queue.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use opendal::Operator;
+use opendal::options::ListOptions;
 use tokio::task::JoinSet;
 
 use crate::fault;
+use crate::name::StoreName;
 use crate::queue::Doomed;
 use crate::state::Shared;
 
@@ -32,6 +35,8 @@ pub(crate) struct Deleter {
     pub(crate) at_once: usize,
     /// How long a request may take.
     pub(crate) limit: Duration,
+    /// Whether the service lists objects, so that forgotten ones can be found.
+    pub(crate) lists: bool,
     /// Whether the service has folders, of which the store's is to be deleted at the end.
     pub(crate) folders: bool,
     /// Receives a message when everything is deleted after the device was closed.
@@ -85,6 +90,10 @@ impl Deleter {
                 }
             }
         }
+        if self.lists && self.shared.state().queue.forgotten() > 0 {
+            // An error is ignored: `Remote::purge` can do the same later.
+            let _ = purge(&self.operator, self.shared.name).await;
+        }
         if self.folders && self.shared.state().table.was_used() {
             let _ = self.operator.delete(&format!("{}/", self.shared.name)).await;
         }
@@ -115,4 +124,20 @@ impl Deleter {
             false
         }
     }
+}
+
+/// The names that are deleted with one call.
+const NAMES_AT_ONCE: usize = 1000;
+
+/// Deletes all objects of a store that the service lists. Returns their number.
+pub(crate) async fn purge(operator: &Operator, store: StoreName) -> opendal::Result<u64> {
+    let options = ListOptions { recursive: true, ..ListOptions::default() };
+    let entries = operator.list_options(&format!("{store}/"), options).await?;
+    // A service may list a name twice.
+    let names: BTreeSet<String> = entries.iter().map(|entry| entry.path().to_owned()).collect();
+    let objects: Vec<String> = names.into_iter().filter(|name| !name.ends_with('/')).collect();
+    for some in objects.chunks(NAMES_AT_ONCE) {
+        operator.delete_iter(some.to_vec()).await?;
+    }
+    Ok(objects.len() as u64)
 }

@@ -2,7 +2,7 @@
 //!
 //! An object whose write was not answered is deleted twice: at once, and again some time later, because the write
 //! may arrive after the first delete. The number of waiting objects is bounded; what does not fit stays on the
-//! service until somebody removes what the store left.
+//! service until the device is dropped.
 
 use core::time::Duration;
 use std::collections::VecDeque;

@@ -6,17 +6,14 @@ use std::collections::BTreeSet;
 
 use opendal::Operator;
 use opendal::layers::{RetryLayer, TimeoutLayer};
-use opendal::options::ListOptions;
 
 use crate::builder::RemoteBuilder;
+use crate::deleter;
 use crate::error::RemoteError;
 use crate::name::StoreName;
 use crate::service::Source;
 use crate::threads::{Threads, Unanswered};
 use crate::url;
-
-/// The names that are deleted with one call.
-const NAMES_AT_ONCE: usize = 1000;
 
 /// A service and the place on it where stores keep their objects. `Send` and `Sync`; cheap to clone.
 ///
@@ -56,6 +53,9 @@ impl Remote {
     /// line break at its end does not count. For S3, `AWS_REGION` and `AWS_ENDPOINT_URL` set the region (default:
     /// us-east-1) and the address of the service (default: Amazon's). What `memory://` holds belongs to this value and
     /// its clones, and is for tests.
+    ///
+    /// The connection to Redis is not encrypted. A store that encrypts protects its pages on the way, too, but not the
+    /// password.
     ///
     /// Does not contact the service.
     ///
@@ -129,20 +129,11 @@ impl Remote {
     /// Blocks in the service, for `limit` at most.
     pub fn purge(&self, store: StoreName, limit: Duration) -> Result<u64, RemoteError> {
         self.ask("delete the objects of a store", limit, move |operator| async move {
-            let folder = format!("{store}/");
-            let options = ListOptions { recursive: true, ..ListOptions::default() };
-            let entries = operator.list_options(&folder, options).await?;
-            let names: BTreeSet<String> =
-                entries.iter().map(|entry| entry.path().to_owned()).collect();
-            let objects: Vec<String> =
-                names.into_iter().filter(|name| !name.ends_with('/')).collect();
-            for some in objects.chunks(NAMES_AT_ONCE) {
-                operator.delete_iter(some.to_vec()).await?;
-            }
+            let objects = deleter::purge(&operator, store).await?;
             if operator.info().capability().create_dir {
-                operator.delete(&folder).await?;
+                operator.delete(&format!("{store}/")).await?;
             }
-            Ok(objects.len() as u64)
+            Ok(objects)
         })
     }
 

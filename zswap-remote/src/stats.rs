@@ -31,8 +31,8 @@ pub struct RemoteStats {
     pub delete_failures: u64,
     /// Objects that wait to be deleted.
     pub waiting_deletes: usize,
-    /// Objects left on the service because too many waited to be deleted. [`Remote::purge`](crate::Remote::purge)
-    /// removes them when the device is gone.
+    /// Objects left on the service because too many waited to be deleted. Dropping the device removes them, if the
+    /// service lists objects; see [`RemoteBuilder::most_deletes`](crate::RemoteBuilder::most_deletes).
     pub forgotten_deletes: u64,
     /// The last failure: the operation, its kind and the service's message. It contains no secret.
     pub last_error: Option<String>,

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::exit,
     reason = "a failure is the test's own message"
 )]
 
@@ -317,9 +318,10 @@ fn deletes_that_fail_are_sent_again_and_counted() {
     proxy.set(Mode::Cut);
     std::thread::sleep(Duration::from_millis(100));
     (0..40).for_each(|segment| device.discard(segment));
-    eventually("a delete fails", || device.stats().delete_failures > 0);
+    // 40 objects, of which 30 may wait. Each of the others is in a request that fails.
+    eventually("some are forgotten", || device.stats().forgotten_deletes > 0);
+    assert!(device.stats().delete_failures > 0);
     let stats = device.stats();
-    // Requests that run take at most 4 batches out of the queue for a moment.
     assert!(stats.waiting_deletes <= 30, "{stats:?}");
     assert!(device.memory_bytes() < 20_000);
     proxy.set(Mode::Pass);
@@ -329,11 +331,8 @@ fn deletes_that_fail_are_sent_again_and_counted() {
         stats.deletes + stats.forgotten_deletes >= 40
             && server.number(&["DBSIZE"]) == 10 + stats.forgotten_deletes
     });
-    let name = device.name();
-    let forgotten = device.stats().forgotten_deletes;
+    // The forgotten ones are found by their names.
     drop(device);
-    let remote = Remote::open(&server.url()).unwrap();
-    assert_eq!(remote.purge(name, LIMIT).unwrap(), forgotten);
     assert_eq!(server.number(&["DBSIZE"]), 0);
 }
 
