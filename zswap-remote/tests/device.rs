@@ -48,7 +48,7 @@ fn what_is_written_can_be_read_and_nothing_else() {
         let device = remote.device(1 << 10).build().unwrap();
         let geometry = device.geometry();
         assert_eq!((geometry.segments, geometry.segment_bytes), (64, 65536));
-        let bytes: Vec<u8> = (0..20_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..20_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         device.write_segment(63, &bytes).unwrap();
         let mut back = vec![0; 5000];
         for at in [0, 1, 15_000] {
