@@ -63,7 +63,7 @@ pub(crate) struct Nbd {
     pub(crate) any_address: bool,
 
     /// Write pages that were not used for a while (--idle) to BACKING, to save memory: a file, which must be new or
-    /// empty and is deleted at the end, or a remote service: redis://host:port/database, s3://bucket/prefix.
+    /// empty and is deleted at the end, or a remote service: `redis://host:port/database`, `s3://bucket/prefix`.
     /// Secrets of a service come from the environment
     #[arg(long, value_name = "BACKING")]
     pub(crate) backing: Option<PathBuf>,
@@ -156,8 +156,8 @@ pub(crate) struct Compare {
     /// Also fill a store of the first pair. Its pool is limited to N MiB, and it writes the rest back
     /// to BACKING; report what was written and read, and how long a load from there takes. A file is
     /// created for its owner alone and deleted afterwards; an existing file must be empty, and is
-    /// emptied again. A remote service is given by its URL: redis://host:port/database,
-    /// s3://bucket/prefix. Its secrets come from the environment
+    /// emptied again. A remote service is given by its URL: `redis://host:port/database`,
+    /// `s3://bucket/prefix`. Its secrets come from the environment
     #[arg(long, value_name = "BACKING", requires = "max_pool_mib")]
     pub(crate) backing: Option<PathBuf>,
 
