@@ -84,6 +84,8 @@ enum Job {
     /// Checks xtask/peers, the crate that compares this project with its peers: lints, tests, a
     /// small run.
     Peers,
+    /// Checks zswap-remote, the device on remote services: lints, and tests on Redis and S3 servers.
+    Remote(jobs::remote::Args),
     /// Runs every loom model.
     Loom(jobs::loom::Args),
     /// Runs the tests of the allocators, the store and other libraries under Miri.
@@ -152,6 +154,7 @@ fn run(job: Job) -> Result<()> {
         Job::Publish => jobs::publish::run(&ws),
         Job::Outside => jobs::outside::run(&ws),
         Job::Peers => jobs::peers::check(&ws),
+        Job::Remote(args) => jobs::remote::run(&ws, &args),
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),

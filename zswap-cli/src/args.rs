@@ -61,6 +61,21 @@ pub(crate) struct Nbd {
     /// Allow an address for --listen that other machines can reach
     #[arg(long)]
     pub(crate) any_address: bool,
+
+    /// Write pages that were not used for a while (--idle) to BACKING, to save memory: a file, which must be new or
+    /// empty and is deleted at the end, or a remote service: `redis://host:port/database`, `s3://bucket/prefix`.
+    /// Secrets of a service come from the environment
+    #[arg(long, value_name = "BACKING")]
+    pub(crate) backing: Option<PathBuf>,
+
+    /// Seconds after which a page counts as not used: at least this, at most twice as many
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "backing",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) idle: u32,
+
+    /// Allow pages to go to a service unencrypted. A disk has no encryption, so a service needs this
+    #[arg(long, requires = "backing")]
+    pub(crate) plain: bool,
 }
 
 /// Parses a number of bytes: `4096`, `64K`, `1G`. The letters stand for powers of 1024.
@@ -139,11 +154,16 @@ pub(crate) struct Compare {
     pub(crate) switch: bool,
 
     /// Also fill a store of the first pair. Its pool is limited to N MiB, and it writes the rest back
-    /// to FILE; report what was written and read, and how long a load from FILE takes. The file is
+    /// to BACKING; report what was written and read, and how long a load from there takes. A file is
     /// created for its owner alone and deleted afterwards; an existing file must be empty, and is
-    /// emptied again
-    #[arg(long, value_name = "FILE", requires = "max_pool_mib")]
+    /// emptied again. A remote service is given by its URL: `redis://host:port/database`,
+    /// `s3://bucket/prefix`. Its secrets come from the environment
+    #[arg(long, value_name = "BACKING", requires = "max_pool_mib")]
     pub(crate) backing: Option<PathBuf>,
+
+    /// Do not encrypt the pages that go to a remote service
+    #[arg(long, requires = "backing")]
+    pub(crate) plain: bool,
 
     /// Limit of the pool in the store of --backing, in MiB
     #[arg(long, value_name = "N", requires = "backing")]

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use measure::{Figures, Lanes, PageSet};
 
 use crate::args::Compare;
+use crate::backing::{self, Service};
 use crate::contest::{self, Pair, Stock};
 use crate::error::{Error, Result};
 use crate::look::Look;
@@ -17,14 +18,14 @@ use crate::plot;
 use crate::process::{self, Facts, Sample};
 use crate::progress::Progress;
 use crate::report::{self, Heading};
-use crate::trial::{self, Backing, Outcome};
+use crate::trial::{self, Backing, Outcome, Place};
 use crate::verdict::Verdict;
 
 /// The most threads that a run may have: more than anyone needs, and few enough for any system.
 const MOST_THREADS: usize = 1024;
 
 /// Runs `zswap compare`. Returns whether every page came back equal.
-pub(crate) fn run(args: &Compare) -> Result<bool> {
+pub(crate) fn run(args: &Compare, services: &[Service]) -> Result<bool> {
     if args.rounds == 0 {
         return Err(Error::NoRounds);
     }
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;
     let (set, sampled) = page_set(args)?;
+    let mut place = place(args, services, set.pages().len())?;
     let mut lanes = Lanes::new(args.threads, set.pages().len())?;
 
     let count = pairs.len();
@@ -73,13 +75,13 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     match form {
         // One array holds everything, so the trial comes before the report.
         Form::Json => {
-            let backing = backing(args, &set, &named, heading.clock_ns)?;
+            let backing = trial(args, place.take(), &set, &named, heading.clock_ns)?;
             verified &= backing.as_ref().is_none_or(|backing| backing.fault.is_none());
             verified &= finish(&heading, &figures, form, backing.as_ref(), out)?;
         }
         Form::Table(look) => {
             verified &= finish(&heading, &figures, form, None, out)?;
-            for outcome in trials(args, &set, &named, heading.clock_ns)? {
+            for outcome in trials(args, place.take(), &set, &named, heading.clock_ns)? {
                 write_report(out, &format!("\n{}", look.paragraph(&outcome.text)))?;
                 verified &= outcome.verified;
             }
@@ -91,6 +93,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
 /// Runs the trials that were requested in addition to the comparison.
 fn trials(
     args: &Compare,
+    place: Option<Place>,
     set: &PageSet,
     pairs: &[(String, String)],
     clock_ns: f64,
@@ -99,19 +102,40 @@ fn trials(
     if args.switch {
         outcomes.push(trial::switch(set, pairs, args.threads)?);
     }
-    outcomes.extend(backing(args, set, pairs, clock_ns)?.map(|backing| backing.outcome()));
+    outcomes.extend(trial(args, place, set, pairs, clock_ns)?.map(|backing| backing.outcome()));
     Ok(outcomes)
 }
 
+/// Returns where `--backing` writes, if it was given. Opens a service, so that a wrong URL is refused before anything is
+/// measured.
+fn place(args: &Compare, services: &[Service], pages: usize) -> Result<Option<Place>> {
+    let Some(given) = &args.backing else { return Ok(None) };
+    let Some((url, scheme)) = backing::url(given) else {
+        return if args.plain {
+            Err(Error::PlainFile)
+        } else {
+            Ok(Some(Place::File(given.clone())))
+        };
+    };
+    let service = backing::service(scheme, services)?;
+    #[cfg(not(feature = "encrypt"))]
+    if !args.plain {
+        return Err(Error::NoEncryption);
+    }
+    let device = service.device(url, pages as u64)?;
+    Ok(Some(Place::Service { device, encrypt: !args.plain }))
+}
+
 /// Runs the trial of `--backing` with the first pair, if it was requested.
-fn backing(
+fn trial(
     args: &Compare,
+    place: Option<Place>,
     set: &PageSet,
     pairs: &[(String, String)],
     clock_ns: f64,
 ) -> Result<Option<Backing>> {
-    let (Some(path), Some(mib)) = (&args.backing, args.max_pool_mib) else { return Ok(None) };
-    trial::backing(set, &pairs[0], path, mib as usize * 1048576, clock_ns).map(Some)
+    let (Some(place), Some(mib)) = (place, args.max_pool_mib) else { return Ok(None) };
+    trial::backing(set, &pairs[0], place, mib as usize * 1048576, clock_ns).map(Some)
 }
 
 /// Returns the pages to measure and, for a sample, its facts.

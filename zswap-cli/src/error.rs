@@ -82,6 +82,37 @@ pub(crate) enum Error {
     #[error("cannot write pages back: {}; give --backing a new or an empty file", chain(reason))]
     Backing { reason: FileDeviceError },
 
+    #[error(
+        "--backing: {scheme}:// is a remote service, and this program has none; install the one that has: \
+         `cargo install --locked --force --path zswap-remote/cli`"
+    )]
+    NoServices { scheme: String },
+
+    #[error("--backing: no service is named {scheme:?}; give a file, or a URL of one of: {known}")]
+    UnknownService { scheme: String, known: String },
+
+    #[error("--backing: {reason}")]
+    Service { reason: String },
+
+    #[error(
+        "--plain: what goes to a file is not encrypted anyway; leave --plain out, or give --backing the URL of \
+         a service"
+    )]
+    PlainFile,
+
+    #[error(
+        "--backing: a disk does not encrypt what it writes back, so whoever can read the service can read the \
+         disk; give --plain if that may be"
+    )]
+    PlainDisk,
+
+    #[cfg(not(feature = "encrypt"))]
+    #[error(
+        "--backing: pages for a service are encrypted, and this program was built without its cargo feature \
+         `encrypt`; build it with that, or give --plain"
+    )]
+    NoEncryption,
+
     #[error("{}", chain(.0))]
     Store(StoreFault),
 

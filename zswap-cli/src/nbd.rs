@@ -1,25 +1,36 @@
-//! `zswap nbd`: serves a compressed disk until a signal ends it.
+//! `zswap nbd`: serves a compressed disk until a signal ends it. With `--backing`, a thread writes back pages that are
+//! not used.
 
 use std::io::{self, Write};
-use std::path::Path;
-#[cfg(unix)]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use zram::Zram;
+use zram::device::FileSwapDevice;
+use zram::{Writeback, Zram, ZramError};
 use zram_nbd::{Export, Listener, Server, Totals};
 
+use measure::chain;
+
 use crate::args::Nbd;
+use crate::backing::{self, Backing, Service};
 use crate::error::{Error, Result};
 
+/// How often the thread that writes pages back checks whether the server has ended.
+const STEP: Duration = Duration::from_millis(50);
+
 /// Serves until SIGTERM or SIGINT, then reports what was served.
-pub(crate) fn run(args: &Nbd) -> Result<()> {
+pub(crate) fn run(args: &Nbd, services: &[Service]) -> Result<()> {
+    let backing = place(args, services)?;
     let mut disk =
         Zram::builder().disksize(args.size).zpool(&args.zpool).algorithm(&args.compressor);
     if let Some(limit) = args.mem_limit {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    if let Some((place, _)) = &backing {
+        disk = disk.backing_device(place.device.clone());
     }
     let disk = Arc::new(disk.build().map_err(Error::Disk)?);
     // The handlers are registered before anybody can connect, so that no signal is missed.
@@ -33,9 +44,78 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
         args.size, args.zpool, args.compressor
     ));
     let server = Server::new(listener, Export::new(disk.clone(), ""));
-    let totals = server.run(&stop).map_err(Error::Serve)?;
-    say(&summary(&disk, totals));
+    let (served, failure) = std::thread::scope(|scope| {
+        let writer = backing.is_some().then(|| scope.spawn(|| write_back(&disk, args.idle, &stop)));
+        let served = server.run(&stop);
+        // The server may end without a signal, if it fails.
+        stop.store(true, Ordering::SeqCst);
+        let failure = writer.and_then(|writer| writer.join().unwrap_or_default());
+        (served, failure)
+    });
+    say(&summary(&disk, served.map_err(Error::Serve)?));
+    if let Some((place, _)) = &backing {
+        let failure = failure.map(|error| chain(&error));
+        say(&written(&disk, failure, place.failure()));
+    }
     Ok(())
+}
+
+/// A file that holds a disk's pages, which nobody needs after the server. Deleted on drop.
+struct PagesFile(PathBuf);
+
+impl Drop for PagesFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Opens what `--backing` names, if it was given.
+fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<PagesFile>)>> {
+    let Some(given) = &args.backing else { return Ok(None) };
+    let pages = args.size.div_ceil(4096);
+    let Some((url, scheme)) = backing::url(given) else {
+        if args.plain {
+            return Err(Error::PlainFile);
+        }
+        let device = FileSwapDevice::create(given, pages);
+        let device = device.map_err(|reason| Error::Backing { reason })?;
+        return Ok(Some((Backing::new(device), Some(PagesFile(given.clone())))));
+    };
+    let service = backing::service(scheme, services)?;
+    if !args.plain {
+        return Err(Error::PlainDisk);
+    }
+    Ok(Some((service.device(url, pages)?, None)))
+}
+
+/// Writes back the pages that are idle and marks all others idle, every `idle` seconds until the server ends. Returns
+/// the last failure. After one the pages stay in memory, and the next round tries them again.
+fn write_back(disk: &Zram, idle: u32, stop: &AtomicBool) -> Option<ZramError> {
+    let mut failure = None;
+    let mut next = Instant::now() + Duration::from_secs(idle.into());
+    while !stop.load(Ordering::SeqCst) {
+        std::thread::sleep(STEP);
+        if Instant::now() < next {
+            continue;
+        }
+        failure = disk.writeback(&Writeback::new().idle()).err().or(failure);
+        disk.mark_idle();
+        next = Instant::now() + Duration::from_secs(idle.into());
+    }
+    failure
+}
+
+/// Returns what was written back, in words.
+fn written(disk: &Zram, failure: Option<String>, said: Option<String>) -> String {
+    let stat = disk.bd_stat();
+    let mut text = format!("{} pages were on the backing device", stat.bd_count);
+    if let Some(failure) = failure {
+        text += &format!("; writing pages back failed, at last with: {failure}");
+    }
+    if let Some(said) = said {
+        text += &format!("; the service said: {said}");
+    }
+    text
 }
 
 /// A socket's file, which is removed on drop unless somebody has replaced it.

@@ -475,3 +475,18 @@ fn without_colors(text: &str) -> String {
     let first = parts.next().unwrap().to_owned();
     parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }
+
+#[test]
+fn a_remote_service_is_refused_with_the_command_that_installs_it() {
+    for more in [vec![], vec!["--plain"]] {
+        let mut args = vec!["--backing", "redis://localhost:6379/0", "--max-pool-mib", "1"];
+        args.extend(more);
+        let output = compare(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let what = "cargo install --locked --force --path zswap-remote/cli";
+        assert!(status(&output) == 2 && stderr.contains(what), "{stderr}");
+    }
+    let output = compare(&["--backing", "pages", "--max-pool-mib", "1", "--plain"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(status(&output) == 2 && stderr.contains("leave --plain out"), "{stderr}");
+}

@@ -288,6 +288,9 @@ fn what_cannot_be_served_is_one_line() {
     let dir = Dir::new("wrong");
     let taken = dir.path("taken");
     fs::write(&taken, "somebody's").unwrap();
+    // Else the file is refused because others may read it.
+    fs::set_permissions(&taken, fs::Permissions::from_mode(0o600)).unwrap();
+    let new = dir.path("new");
     let wrong = [
         (vec!["--size", "1000"], "multiple of 4096"),
         (vec!["--size", "lots"], "K, M, G or T"),
@@ -296,6 +299,12 @@ fn what_cannot_be_served_is_one_line() {
         (vec!["--size", "1M", "--unix", &taken], "choose another place"),
         (vec!["--size", "1M", "--compressor", "zip"], "lz4"),
         (vec!["--size", "1M", "--zpool", "zlab"], "zsmalloc"),
+        (vec!["--size", "1M", "--backing", "s3://bucket/disk"], "zswap-remote/cli"),
+        (vec!["--size", "1M", "--backing", "s3://bucket/disk", "--plain"], "zswap-remote/cli"),
+        (vec!["--size", "1M", "--backing", &new, "--plain"], "leave --plain out"),
+        (vec!["--size", "1M", "--backing", &taken], "empty"),
+        (vec!["--size", "1M", "--backing", &new, "--idle", "0"], "--idle"),
+        (vec!["--size", "1M", "--idle", "5"], "--backing"),
         (vec![], "--size"),
     ];
     for (args, says) in wrong {

@@ -16,6 +16,7 @@ const MANIFESTS: &[&str] = &[
     "xtask/api/Cargo.toml",
     "xtask/peers/Cargo.toml",
     "xtask/outside/faults/Cargo.toml",
+    "zswap-remote/Cargo.toml",
 ];
 
 /// The arguments of a check. They allow unused entries in `deny.toml`, since that file is for all

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::{asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, torture, tsan};
+use crate::jobs::{
+    asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, remote, torture, tsan,
+};
 use crate::ledger::Ledger;
 use crate::sanitizer;
 use crate::workspace::Workspace;
@@ -87,7 +89,8 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
         })
     });
     let pairs = || msrv::run(&msrv::Args { pairs: true });
-    let whole: [Step<'_>; 7] = [
+    let servers = || remote::Args { install: true, bench: false };
+    let whole: [Step<'_>; 8] = [
         Step::new("pairs of features".to_owned(), pairs),
         Step::new("cross".to_owned(), cross::run),
         Step::new("lzo".to_owned(), lzo::run),
@@ -95,6 +98,7 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
         Step::new("deny".to_owned(), move || deny::check(ws)),
         Step::new("advisories".to_owned(), move || deny::advisories(ws)),
         Step::new("peers".to_owned(), move || peers::check(ws)),
+        Step::new("remote".to_owned(), move || remote::run(ws, &servers())),
     ];
     let torture =
         Step::new("torture, 900 s".to_owned(), || torture::run(&torture::Args::lasting(900)));

@@ -1,16 +1,24 @@
-//! `--backing`: a store with less room than its pages need, which writes the rest back to a file.
+//! `--backing`: a store with less room than its pages need, which writes the rest back to a file or a service.
 
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use measure::{PageSet, chain};
-use zswap_core::device::FileSwapDevice;
+use zswap_core::device::{FileSwapDevice, SwapDevice};
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap, ZswapStats};
 
 use super::{Dice, Outcome};
+use crate::backing::Backing as Device;
 use crate::error::{Error, Result};
+
+/// Where the store writes pages.
+#[derive(Debug)]
+pub(crate) enum Place {
+    File(PathBuf),
+    Service { device: Device, encrypt: bool },
+}
 
 /// Times of the loads of pages that were on the device at that moment, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -37,6 +45,8 @@ impl DeviceLoads {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Backing {
     pages: usize,
+    /// Whether the store wrote to a service, and if so, whether it encrypted.
+    service: Option<bool>,
     max_bytes: usize,
     pool_bytes: usize,
     /// Pages on the device before the first load.
@@ -67,20 +77,25 @@ impl Backing {
             Some(times) => format!(", {times:.3} bytes for each byte of the compressed pages"),
             None => String::new(),
         };
+        let (rest, place) = match self.service {
+            None => ("in a file", "the file"),
+            Some(true) => ("on a service, encrypted", "the service"),
+            Some(false) => ("on a service, not encrypted", "the service"),
+        };
         let loads = match self.device_loads {
             Some(DeviceLoads { mean, p50, p99 }) => format!(
-                "A load from the file took {:.1} µs on average; half of them took at most {:.1} µs, 99 % \
+                "A load from {place} took {:.1} µs on average; half of them took at most {:.1} µs, 99 % \
                  at most {:.1} µs.",
                 mean / 1e3,
                 p50 / 1e3,
                 p99 / 1e3
             ),
-            None => "No page was loaded from the file.".to_owned(),
+            None => format!("No page was loaded from {place}."),
         };
         let text = format!(
-            "With {:.1} MiB of pool and the rest in a file: {} of {} pages were written back ({} ever), \
+            "With {:.1} MiB of pool and the rest {rest}: {} of {} pages were written back ({} ever), \
              the pools held {:.1} MiB, {verdict}. {:.1} µs a store, {:.1} µs a load, from wherever it was. \
-             {:.1} MiB were written to the file{amplification}; {:.1} MiB were read from it. {loads}",
+             {:.1} MiB were written to {place}{amplification}; {:.1} MiB were read from it. {loads}",
             mib(self.max_bytes as u64),
             self.device_pages,
             self.pages,
@@ -95,12 +110,34 @@ impl Backing {
     }
 }
 
-/// Stores all pages in a store. Its pool is limited to `max_bytes`, and it writes the rest back to the
-/// file at `path`. Then loads each page once, in random order. At the end deletes the file, or empties
-/// it if it existed before. `clock_ns` is what reading the clock adds to a time.
+/// Stores all pages in a store. Its pool is limited to `max_bytes`, and it writes the rest back to
+/// `place`. Then loads each page once, in random order. At the end deletes the file, or empties
+/// it if it existed before; a service deletes what the store wrote when its device is dropped. `clock_ns` is what reading
+/// the clock adds to a time.
 pub(crate) fn backing(
     set: &PageSet,
-    (zpool, compressor): &(String, String),
+    pair: &(String, String),
+    place: Place,
+    max_bytes: usize,
+    clock_ns: f64,
+) -> Result<Backing> {
+    match place {
+        Place::File(path) => on_file(set, pair, &path, max_bytes, clock_ns),
+        Place::Service { device, encrypt } => {
+            let store = built(pair, max_bytes, device.device.clone(), encrypt)?;
+            let mut figures = exercise(&store, set, max_bytes, clock_ns);
+            figures.service = Some(encrypt);
+            if let (Some(fault), Some(failure)) = (&mut figures.fault, device.failure()) {
+                *fault = format!("{fault}; the service: {failure}");
+            }
+            Ok(figures)
+        }
+    }
+}
+
+fn on_file(
+    set: &PageSet,
+    pair: &(String, String),
     path: &Path,
     max_bytes: usize,
     clock_ns: f64,
@@ -109,10 +146,7 @@ pub(crate) fn backing(
     let count = set.pages().len();
     let device = FileSwapDevice::create(path, count as u64);
     let device = device.map_err(|reason| Error::Backing { reason })?;
-    let store = Zswap::builder().zpool(zpool).compressor(compressor);
-    let store = store.max_pool_bytes(max_bytes).swap_device(Arc::new(device)).build();
-    let backing = store
-        .map_err(|source| super::not_built(zpool, compressor, source))
+    let backing = built(pair, max_bytes, Arc::new(device), false)
         .map(|store| exercise(&store, set, max_bytes, clock_ns));
     // The file holds the pages, which nobody needs after the trial.
     if was_there {
@@ -121,6 +155,21 @@ pub(crate) fn backing(
         let _ = fs::remove_file(path);
     }
     backing
+}
+
+fn built(
+    (zpool, compressor): &(String, String),
+    max_bytes: usize,
+    device: Arc<dyn SwapDevice>,
+    encrypt: bool,
+) -> Result<Zswap> {
+    let store = Zswap::builder().zpool(zpool).compressor(compressor);
+    let store = store.max_pool_bytes(max_bytes).swap_device(device);
+    #[cfg(feature = "encrypt")]
+    let store = store.encrypt(encrypt);
+    #[cfg(not(feature = "encrypt"))]
+    let _ = encrypt;
+    store.build().map_err(|source| super::not_built(zpool, compressor, source))
 }
 
 fn exercise(store: &Zswap, set: &PageSet, max_bytes: usize, clock_ns: f64) -> Backing {
@@ -169,6 +218,7 @@ fn exercise(store: &Zswap, set: &PageSet, max_bytes: usize, clock_ns: f64) -> Ba
     let stats: ZswapStats = store.stats();
     Backing {
         pages: count,
+        service: None,
         max_bytes,
         pool_bytes: filled.pool_total_size,
         device_pages: filled.device_pages,
@@ -193,6 +243,7 @@ impl Backing {
     pub(crate) fn example() -> Self {
         Backing {
             pages: 10,
+            service: None,
             max_bytes: 4 * PAGE_SIZE,
             pool_bytes: 3 * PAGE_SIZE,
             device_pages: 5,
@@ -224,7 +275,7 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         let set = PageSet::new((0..100).map(noise).collect(), "a test".into());
         let pair = ("zsmalloc".to_owned(), "lz4".to_owned());
-        let figures = backing(&set, &pair, &path, 40 * PAGE_SIZE, 0.0).unwrap();
+        let figures = backing(&set, &pair, Place::File(path.clone()), 40 * PAGE_SIZE, 0.0).unwrap();
         let Outcome { text, verified } = figures.outcome();
         assert!(verified && text.contains("of 100 pages were written back"), "{text}");
         assert!(text.contains("A load from the file took"), "{text}");
@@ -243,7 +294,9 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
-        let refused = backing(&set, &pair, &path, 40 * PAGE_SIZE, 0.0).unwrap_err().to_string();
+        let refused = backing(&set, &pair, Place::File(path.clone()), 40 * PAGE_SIZE, 0.0)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("name an empty file") && std::fs::read(&path).unwrap() == b"dear");
         std::fs::remove_file(&path).unwrap();
     }
@@ -252,7 +305,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("zswap-room-{}", std::process::id()));
         let set = PageSet::new((0..10).map(noise).collect(), "a test".into());
         let pair = ("zbud".to_owned(), "lz4".to_owned());
-        let figures = backing(&set, &pair, &path, 40 * PAGE_SIZE, 0.0).unwrap();
+        let figures = backing(&set, &pair, Place::File(path.clone()), 40 * PAGE_SIZE, 0.0).unwrap();
         let device = (figures.device_bytes_written, figures.device_bytes_read);
         assert_eq!((device, figures.write_amplification), ((0, 0), None));
         assert_eq!((figures.device_loads, figures.fault.clone()), (None, None));

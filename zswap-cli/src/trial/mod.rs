@@ -4,7 +4,7 @@
 mod backing;
 mod switch;
 
-pub(crate) use backing::{Backing, DeviceLoads, backing};
+pub(crate) use backing::{Backing, DeviceLoads, Place, backing};
 pub(crate) use switch::switch;
 
 use zswap_core::BuildError;
