@@ -73,7 +73,7 @@ pub(crate) struct Nbd {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) idle: u32,
 
-    /// Allow pages to go to a service unencrypted. A disk has no encryption, so a service needs this
+    /// Do not encrypt the pages that go to a remote service
     #[arg(long, requires = "backing")]
     pub(crate) plain: bool,
 }

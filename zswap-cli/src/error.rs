@@ -100,12 +100,6 @@ pub(crate) enum Error {
     )]
     PlainFile,
 
-    #[error(
-        "--backing: a disk does not encrypt what it writes back, so whoever can read the service can read the \
-         disk; give --plain if that may be"
-    )]
-    PlainDisk,
-
     #[cfg(not(feature = "encrypt"))]
     #[error(
         "--backing: pages for a service are encrypted, and this program was built without its cargo feature \

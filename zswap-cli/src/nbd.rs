@@ -29,8 +29,14 @@ pub(crate) fn run(args: &Nbd, services: &[Service]) -> Result<()> {
     if let Some(limit) = args.mem_limit {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
-    if let Some((place, _)) = &backing {
+    if let Some((place, file)) = &backing {
         disk = disk.backing_device(place.device.clone());
+        #[cfg(feature = "encrypt")]
+        {
+            disk = disk.encrypt(file.is_none() && !args.plain);
+        }
+        #[cfg(not(feature = "encrypt"))]
+        let _ = file;
     }
     let disk = Arc::new(disk.build().map_err(Error::Disk)?);
     // The handlers are registered before anybody can connect, so that no signal is missed.
@@ -82,8 +88,9 @@ fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<Pag
         return Ok(Some((Backing::new(device), Some(PagesFile(given.clone())))));
     };
     let service = backing::service(scheme, services)?;
+    #[cfg(not(feature = "encrypt"))]
     if !args.plain {
-        return Err(Error::PlainDisk);
+        return Err(Error::NoEncryption);
     }
     Ok(Some((service.device(url, pages)?, None)))
 }
