@@ -22,7 +22,7 @@ use compressors::{
     CompressorCtx, CompressorError, Scomp,
 };
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::{DeviceError, Geometry, MemorySwapDevice, SwapDevice};
+use zswap_core::device::{DeviceError, Geometry, MemorySwapDevice, RangeRead, SwapDevice};
 use zswap_core::{LoadError, PAGE_SIZE, Page, Promotion, StoreError, SwapEntry, Zswap, builtin};
 
 fn kinds() -> Vec<Arc<dyn Acomp>> {
@@ -592,4 +592,84 @@ fn a_batch_reads_neighbours_on_the_device_together() {
         assert!(failed > 0 && (cfg!(miri) || others > failed), "{failed} {others}");
         assert_eq!(failed + others + 1, entries.len());
     }
+}
+
+/// A device that does several reads in one call, the last first. While it is told so, it leaves every other out, or
+/// panics after half of them.
+#[derive(Debug)]
+struct ReadsMany {
+    memory: MemorySwapDevice,
+    calls: AtomicU64,
+    leaves_out: AtomicBool,
+    panics: AtomicBool,
+}
+
+impl SwapDevice for ReadsMany {
+    fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+    fn write_segment(&self, segment: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.memory.write_segment(segment, bytes)
+    }
+    fn read(&self, segment: u64, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.calls.fetch_add(1, SeqCst);
+        self.memory.read(segment, at, bytes)
+    }
+    fn read_many(&self, reads: &mut [RangeRead<'_>]) {
+        self.calls.fetch_add(1, SeqCst);
+        let count = reads.len();
+        for (n, RangeRead { segment, offset, bytes, result }) in reads.iter_mut().enumerate().rev()
+        {
+            if self.panics.load(SeqCst) && n < count / 2 {
+                std::panic::resume_unwind(Box::new(()));
+            }
+            if !self.leaves_out.load(SeqCst) || n % 2 == 0 {
+                *result = self.memory.read(*segment, *offset, bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_far_from_each_other_are_read_with_few_calls_of_the_device() {
+    let (count, every) = (600, 20);
+    let off = || AtomicBool::new(false);
+    let device = Arc::new(ReadsMany {
+        memory: MemorySwapDevice::new(1 << 12),
+        calls: AtomicU64::new(0),
+        leaves_out: off(),
+        panics: off(),
+    });
+    let store = Zswap::builder().swap_device(device.clone()).promotion(Promotion::Never);
+    let store = store.build().unwrap();
+    (0..count).for_each(|n| store.store(at(n), &page(n * 8 + 5)).unwrap());
+    assert_eq!(store.shrink(usize::MAX), Ok(count as usize));
+    let entries: Vec<SwapEntry> = (0..count / every).map(|n| at(n * every)).collect();
+    let mut back = vec![[0; PAGE_SIZE]; entries.len()];
+    let mut load = || {
+        let before = device.calls.load(SeqCst);
+        let results = store.load_batch(&entries, &mut back).unwrap();
+        for ((result, page_read), n) in results.iter().zip(&back).zip(0..) {
+            assert!(result.is_err() || *page_read == *page(n * every * 8 + 5), "{n}");
+        }
+        (device.calls.load(SeqCst) - before, results)
+    };
+    let (calls, results) = load();
+    assert!(results.iter().all(Result::is_ok));
+    // 30 pages of up to 4096 bytes, in a buffer of one segment.
+    assert!(calls <= 4, "{calls} calls for {} pages", entries.len());
+    // What the device says nothing about is missing.
+    device.leaves_out.store(true, SeqCst);
+    let (_, results) = load();
+    let missing = |result: &&Result<(), LoadError>| {
+        matches!(result, Err(LoadError::Device { source: DeviceError::Missing { .. }, .. }))
+    };
+    let failed = results.iter().filter(missing).count();
+    assert!((entries.len() / 3..=entries.len() / 2).contains(&failed), "{failed}");
+    assert!(results.iter().all(|result| result.is_ok() || missing(&result)));
+    device.leaves_out.store(false, SeqCst);
+    // A panic fails no page that can be read by itself.
+    device.panics.store(true, SeqCst);
+    let (_, results) = load();
+    assert!(results.iter().all(Result::is_ok));
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use opendal::{Buffer, Operator};
-use zpage::device::{DeviceError, Geometry, SwapDevice};
+use zpage::device::{DeviceError, Geometry, RangeRead, SwapDevice};
 use zpool_base::fork::Leaked;
 
 use crate::fault;
@@ -189,20 +189,64 @@ impl Inner {
     }
 
     fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let Some(request) = self.range(segment, offset, bytes.len())? else { return Ok(()) };
+        let answer = self.threads.call(self.limits.deadline, request);
+        self.answered(segment, bytes, answer)
+    }
+
+    /// Does several reads at the same time.
+    fn read_many(&self, geometry: Geometry, reads: &mut [RangeRead<'_>]) {
+        let mut asked = Vec::new();
+        let mut requests = Vec::new();
+        for read in reads.iter_mut() {
+            let range = geometry.check(read.segment, read.offset, read.bytes.len());
+            match range.and_then(|()| self.range(read.segment, read.offset, read.bytes.len())) {
+                Ok(None) => read.result = Ok(()),
+                Ok(Some(request)) => {
+                    requests.push(request);
+                    asked.push(read);
+                }
+                Err(error) => {
+                    read.result = Err(error);
+                    self.count(&read.result);
+                }
+            }
+        }
+        let answers = self.threads.call_all(self.limits.deadline, requests);
+        for (read, answer) in asked.into_iter().zip(answers) {
+            read.result = self.answered(read.segment, read.bytes, answer);
+            self.count(&read.result);
+        }
+    }
+
+    /// Returns the request for a range of a segment; `None` for an empty one.
+    fn range(
+        &self,
+        segment: u64,
+        offset: usize,
+        len: usize,
+    ) -> Result<Option<impl Future<Output = opendal::Result<Buffer>> + Send + 'static>, DeviceError>
+    {
         let missing = DeviceError::Missing { segment };
         let written = self.shared.state().table.get(segment).ok_or(missing.clone())?;
-        if offset + bytes.len() > written.len as usize {
+        if offset + len > written.len as usize {
             return Err(missing);
         }
-        if bytes.is_empty() {
-            return Ok(());
-        }
         let (reads, name) = (self.reads.clone(), self.shared.name.object(written.object));
-        let range = offset as u64..(offset + bytes.len()) as u64;
-        let read = async move { reads.read_with(&name).range(range).await };
-        let (error, said) = match self.threads.call(self.limits.deadline, read) {
+        let range = offset as u64..(offset + len) as u64;
+        Ok((len > 0).then(|| async move { reads.read_with(&name).range(range).await }))
+    }
+
+    /// Fills `bytes` with the answer to a request for a range, or notes why that failed.
+    fn answered(
+        &self,
+        segment: u64,
+        bytes: &mut [u8],
+        answer: Result<opendal::Result<Buffer>, Unanswered>,
+    ) -> Result<(), DeviceError> {
+        let (error, said) = match answer {
             Ok(Ok(found)) if found.len() == bytes.len() => {
-                let mut rest = &mut bytes[..];
+                let mut rest = bytes;
                 for part in found {
                     let (place, after) = rest.split_at_mut(part.len());
                     place.copy_from_slice(&part);
@@ -213,9 +257,10 @@ impl Inner {
                 state.health.answered();
                 return Ok(());
             }
-            Ok(Ok(found)) => {
-                (missing, format!("{} bytes came instead of {}", found.len(), bytes.len()))
-            }
+            Ok(Ok(found)) => (
+                DeviceError::Missing { segment },
+                format!("{} bytes came instead of {}", found.len(), bytes.len()),
+            ),
             Ok(Err(error)) => {
                 (fault::read(segment, &error), fault::shown(&error, &self.shared.secrets))
             }
@@ -228,9 +273,17 @@ impl Inner {
                 "the service's client panicked".to_owned(),
             ),
         };
-        let mut state = self.shared.state();
-        state.failed("read", &said);
+        self.shared.state().failed("read", &said);
         Err(error)
+    }
+
+    /// Counts a read that failed.
+    fn count(&self, read: &Result<(), DeviceError>) {
+        match read {
+            Ok(()) => {}
+            Err(DeviceError::Missing { .. }) => self.shared.state().counts.missing_reads += 1,
+            Err(_) => self.shared.state().counts.read_failures += 1,
+        }
     }
 }
 
@@ -262,12 +315,15 @@ impl SwapDevice for RemoteSwapDevice {
         let inner = self.here()?;
         self.geometry.check(segment, offset, bytes.len())?;
         let read = inner.read(segment, offset, bytes);
-        match &read {
-            Ok(()) => {}
-            Err(DeviceError::Missing { .. }) => inner.shared.state().counts.missing_reads += 1,
-            Err(_) => inner.shared.state().counts.read_failures += 1,
-        }
+        inner.count(&read);
         read
+    }
+
+    fn read_many(&self, reads: &mut [RangeRead<'_>]) {
+        match self.here() {
+            Ok(inner) => inner.read_many(self.geometry, reads),
+            Err(error) => reads.iter_mut().for_each(|read| read.result = Err(error.clone())),
+        }
     }
 
     fn discard(&self, segment: u64) {

@@ -7,6 +7,7 @@ use core::future::Future;
 use core::time::Duration;
 use std::io;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -59,6 +60,48 @@ impl Threads {
             mpsc::RecvTimeoutError::Disconnected => Unanswered::Panicked,
         })
     }
+
+    /// Runs several requests there at the same time, and waits for all results, at most for `limit`. Returns them in
+    /// the order of the requests.
+    pub(crate) fn call_all<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        requests: Vec<impl Future<Output = T> + Send + 'static>,
+    ) -> Vec<Result<T, Unanswered>> {
+        let late = |count| (0..count).map(|_| Err(Unanswered::Late)).collect();
+        let Some(runtime) = &self.0 else { return late(requests.len()) };
+        let end = Instant::now() + limit;
+        let count = requests.len();
+        let (answer, answers) = mpsc::sync_channel(count.max(1));
+        let tasks: Vec<_> = requests
+            .into_iter()
+            .enumerate()
+            .map(|(n, request)| {
+                let answer = answer.clone();
+                runtime.spawn(async move {
+                    // The caller may have stopped waiting.
+                    let _ = answer.send((n, request.await));
+                })
+            })
+            .collect();
+        // The tasks have the other ends. Once all are gone, no further answer comes.
+        drop(answer);
+        let mut results: Vec<Result<T, Unanswered>> = late(count);
+        for _ in 0..count {
+            match answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok((n, result)) => results[n] = Ok(result),
+                Err(mpsc::RecvTimeoutError::Timeout) => break,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    // Those without an answer panicked.
+                    let silent = results.iter_mut().filter(|result| result.is_err());
+                    silent.for_each(|result| *result = Err(Unanswered::Panicked));
+                    break;
+                }
+            }
+        }
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        results
+    }
 }
 
 impl Drop for Threads {
@@ -72,7 +115,6 @@ impl Drop for Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -87,6 +129,32 @@ mod tests {
         let panicked = threads.call(LONG, async { std::panic::resume_unwind(Box::new(())) });
         assert_eq!(panicked, Err::<(), _>(Unanswered::Panicked));
         assert_eq!(threads.call(LONG, async { 8 }), Ok(8));
+    }
+
+    #[test]
+    fn several_requests_run_at_the_same_time_and_each_has_its_own_result() {
+        let threads = Threads::start(1).unwrap();
+        let begun = Instant::now();
+        let pause = Duration::from_millis(100);
+        let requests = (0..50).map(|n| async move {
+            tokio::time::sleep(pause).await;
+            n
+        });
+        let answers = threads.call_all(LONG, requests.collect());
+        assert_eq!(answers, (0..50).map(Ok).collect::<Vec<_>>());
+        assert!(begun.elapsed() < 10 * pause, "one after another");
+        let request = |n| async move {
+            match n {
+                0 => std::future::pending().await,
+                1 => std::panic::resume_unwind(Box::new(())),
+                n => n,
+            }
+        };
+        let late = threads.call_all(pause, (0..4).map(request).collect());
+        assert_eq!(late, [Err(Unanswered::Late), Err(Unanswered::Late), Ok(2), Ok(3)]);
+        let panicked = threads.call_all(LONG, (1..3).map(request).collect());
+        assert_eq!(panicked, [Err(Unanswered::Panicked), Ok(2)]);
+        assert!(threads.call_all(LONG, Vec::<core::future::Ready<()>>::new()).is_empty());
     }
 
     #[test]

@@ -187,6 +187,26 @@ impl fmt::Display for Said {
     }
 }
 
+/// One of several reads ([`SwapDevice::read_many`]).
+#[derive(Debug)]
+pub struct RangeRead<'a> {
+    /// The segment to read from.
+    pub segment: u64,
+    /// The first byte of the range in the segment.
+    pub offset: usize,
+    /// Receives the bytes of the range. After an error its content is unspecified.
+    pub bytes: &'a mut [u8],
+    /// The result, which the device sets. [`DeviceError::Missing`] until then.
+    pub result: Result<(), DeviceError>,
+}
+
+impl<'a> RangeRead<'a> {
+    /// Wants as many bytes of a segment as `bytes` has room for, from `offset` on.
+    pub fn new(segment: u64, offset: usize, bytes: &'a mut [u8]) -> Self {
+        RangeRead { segment, offset, bytes, result: Err(DeviceError::Missing { segment }) }
+    }
+}
+
 /// A device of numbered segments, each of which holds up to [`Geometry::segment_bytes`] bytes. A store packs
 /// many compressed pages into a segment, writes it with one call, and reads ranges of it.
 ///
@@ -267,6 +287,14 @@ pub trait SwapDevice: Send + Sync + fmt::Debug {
     /// Any [`DeviceError`]; usually [`DeviceError::Missing`] if the device does not hold all of the bytes. A
     /// device must not return `Ok` if it read fewer bytes.
     fn read(&self, segment: u64, offset: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Does several reads, and notes the result of each. A device that can do them at the same time should: a store
+    /// calls this to load a batch of pages. By default, calls [`read`](Self::read) for one after another.
+    fn read_many(&self, reads: &mut [RangeRead<'_>]) {
+        for RangeRead { segment, offset, bytes, result } in reads {
+            *result = self.read(*segment, *offset, bytes);
+        }
+    }
 
     /// Hints that the bytes of a segment are not needed any more. Does nothing by default.
     fn discard(&self, segment: u64) {

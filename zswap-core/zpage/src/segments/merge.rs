@@ -1,9 +1,10 @@
-//! Reads of several objects: those that are near each other in a segment share one read of the device.
+//! Reads of several objects: those that are near each other in a segment share one read of the device, and reads are
+//! handed to the device several at a time.
 
 use super::read::Pinned;
 use super::state::Segments;
 use crate::PAGE_SIZE;
-use crate::device::DeviceError;
+use crate::device::{DeviceError, RangeRead};
 
 /// Objects share a read if at most this many bytes lie between them. To read that many more takes about as long as
 /// another call.
@@ -22,7 +23,9 @@ pub struct Wanted<'a, T> {
 
 impl Segments {
     /// Reads several objects, in the order of their places on the device, and calls `then` with each and its bytes,
-    /// or with the error of its read. Sorts `wanted`. If a read of several objects fails, reads each by itself.
+    /// or with the error of its read. Sorts `wanted`. Reads objects near each other together, and has the device do several
+    /// reads at a time ([`SwapDevice::read_many`](crate::device::SwapDevice::read_many)). If a read of several objects
+    /// fails, reads each by itself.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -57,43 +60,96 @@ impl Segments {
             let at = wanted.object.address();
             (at.segment(), at.offset())
         });
-        let (block, tag_len) = (self.geometry().block_bytes, self.seal.tag_len());
-        let mut buffer: Vec<u8> = Vec::new();
-        // Without memory for shared reads, each object is read by itself.
-        let room = self.geometry().segment_bytes;
-        let shares = wanted.len() > 1 && buffer.try_reserve_exact(room).is_ok();
-        buffer.resize(if shares { room } else { 0 }, 0);
+        let mut room = Room::default();
+        // A single object needs no shared buffer, and without memory each is read by itself.
+        let shares = wanted.len() > 1 && room.reserve(self.geometry().segment_bytes);
         let mut rest = &*wanted;
         while !rest.is_empty() {
-            let together = if shares { near(rest, tag_len) } else { 1 };
-            let (group, later) = rest.split_at(together);
-            rest = later;
-            if together > 1 {
-                let first = group[0].object.address();
-                let start = first.offset() / block * block;
-                let end = group.iter().map(|wanted| end_of(wanted, tag_len)).fold(0, usize::max);
-                let bytes = &mut buffer[..end.next_multiple_of(block) - start];
-                if self.read(first.segment(), start, bytes).is_ok() {
-                    let read = bytes.len() as u64;
-                    self.with(|table| table.figures.read_bytes += read);
-                    let mut last = None;
-                    for wanted in group {
-                        let at = wanted.object.address();
-                        // Opened in its place, an object cannot be opened there again.
-                        if last.replace(at) == Some(at) {
-                            read_alone(wanted, &mut then);
-                        } else {
-                            let sealed = &mut bytes[at.offset() - start..];
-                            then(wanted, wanted.object.open(wanted.key, sealed));
-                        }
+            let taken = if shares { self.read_some(rest, &mut room, &mut then) } else { 0 };
+            if taken == 0 {
+                read_alone(&rest[0], &mut then);
+            }
+            rest = &rest[taken.max(1)..];
+        }
+    }
+
+    /// Reads as many of the first objects as there is room for, with one call of the device. Returns their number;
+    /// 0 if there is no memory for that.
+    fn read_some<T>(
+        &self,
+        sorted: &[Wanted<'_, T>],
+        room: &mut Room,
+        then: &mut impl FnMut(&Wanted<'_, T>, Result<&[u8], DeviceError>),
+    ) -> usize {
+        let (block, tag_len) = (self.geometry().block_bytes, self.seal.tag_len());
+        let mut reads: Vec<RangeRead<'_>> = Vec::new();
+        let mut groups = Vec::new();
+        let mut left = &mut room.0[..];
+        let mut taken = 0;
+        while taken < sorted.len() {
+            let group = &sorted[taken..][..near(&sorted[taken..], tag_len)];
+            let first = group[0].object.address();
+            let start = first.offset() / block * block;
+            let end = group.iter().map(|wanted| end_of(wanted, tag_len)).fold(0, usize::max);
+            let len = end.next_multiple_of(block) - start;
+            let has_room =
+                len <= left.len() && reads.try_reserve(1).is_ok() && groups.try_reserve(1).is_ok();
+            if !has_room {
+                break;
+            }
+            let (bytes, after) = left.split_at_mut(len);
+            left = after;
+            reads.push(RangeRead::new(u64::from(first.segment()), start, bytes));
+            groups.push(group);
+            taken += group.len();
+        }
+        if reads.is_empty() {
+            return 0;
+        }
+        self.read_many(&mut reads);
+        for (RangeRead { offset: start, bytes, result, .. }, group) in reads.iter_mut().zip(groups)
+        {
+            if let Err(error) = result {
+                match (group, &*error) {
+                    // A panic ended the other reads of this call, too. And one of several objects may be readable by
+                    // itself.
+                    (several, DeviceError::Panicked { .. }) | (several @ [_, _, ..], _) => {
+                        several.iter().for_each(|wanted| read_alone(wanted, then));
                     }
-                    continue;
+                    (alone, error) => {
+                        alone.iter().for_each(|wanted| then(wanted, Err(error.clone())));
+                    }
+                }
+                continue;
+            }
+            let read = bytes.len() as u64;
+            self.with(|table| table.figures.read_bytes += read);
+            let mut last = None;
+            for wanted in group {
+                let at = wanted.object.address();
+                // Opened in its place, an object cannot be opened there again.
+                if last.replace(at) == Some(at) {
+                    read_alone(wanted, then);
+                } else {
+                    let sealed = &mut bytes[at.offset() - *start..];
+                    then(wanted, wanted.object.open(wanted.key, sealed));
                 }
             }
-            for wanted in group {
-                read_alone(wanted, &mut then);
-            }
         }
+        taken
+    }
+}
+
+/// A buffer for the bytes of several reads.
+#[derive(Debug, Default)]
+struct Room(Vec<u8>);
+
+impl Room {
+    /// Makes the buffer. Returns false if there is no memory for it.
+    fn reserve(&mut self, bytes: usize) -> bool {
+        let reserved = self.0.try_reserve_exact(bytes).is_ok();
+        self.0.resize(if reserved { bytes } else { 0 }, 0);
+        reserved
     }
 }
 

@@ -16,7 +16,7 @@ use super::format::{LISTED, most_objects};
 use super::seal::Seal;
 use super::table::{Figures, Table};
 use crate::PAGE_SIZE;
-use crate::device::{AttachError, Attached, DeviceError, Geometry, SwapDevice};
+use crate::device::{AttachError, Attached, DeviceError, Geometry, RangeRead, SwapDevice};
 use crate::sync::{Condvar, Mutex};
 
 /// The most drafts whose memory is kept for later ones.
@@ -330,5 +330,22 @@ impl Segments {
             return Err(DeviceError::Forked);
         }
         self.call("read", segment, |device| device.read(u64::from(segment), offset, bytes))
+    }
+
+    /// Does several reads at once, and sets the result of each.
+    pub(super) fn read_many(&self, reads: &mut [RangeRead<'_>]) {
+        might_sleep("reading segments");
+        if !self.is_here() {
+            reads.iter_mut().for_each(|read| read.result = Err(DeviceError::Forked));
+            return;
+        }
+        let panicked = caught(|| self.device.device().read_many(reads)).is_none();
+        // The device may have forked, as in `call`.
+        let forked = !self.is_here();
+        for read in reads.iter_mut().filter(|_| panicked || forked) {
+            let (operation, segment) = ("read", read.segment);
+            let panic = DeviceError::Panicked { operation, segment };
+            read.result = Err(if forked { DeviceError::Forked } else { panic });
+        }
     }
 }
