@@ -594,7 +594,7 @@ fn a_batch_reads_neighbours_on_the_device_together() {
     }
 }
 
-/// A device that does several reads in one call, the last first. While it is told so, it leaves every other out, or
+/// A device that does several reads in one call, the last first. While a flag is set, it leaves every other out, or
 /// panics after half of them.
 #[derive(Debug)]
 struct ReadsMany {
