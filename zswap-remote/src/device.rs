@@ -234,7 +234,7 @@ impl Inner {
         }
         let (reads, name) = (self.reads.clone(), self.shared.name.object(written.object));
         let range = offset as u64..(offset + len) as u64;
-        Ok((len > 0).then(|| async move { reads.read_with(&name).range(range).await }))
+        Ok((len > 0).then_some(async move { reads.read_with(&name).range(range).await }))
     }
 
     /// Fills `bytes` with the answer to a request for a range, or notes why that failed.
