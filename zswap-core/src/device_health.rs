@@ -5,6 +5,8 @@
 //! each further failure doubles this pause, up to 64 ms. So stores at the limit do not all wait for a device
 //! that is gone. One successful write ends the pauses. Loads, and writes by [`shrink`](crate::Zswap::shrink)
 //! and the background shrinker, do not wait for a pause to end.
+//!
+//! Each area uses the same for the program's filter: it fails when it calls no page of the area clean.
 
 use core::time::Duration;
 use std::time::Instant;

@@ -42,6 +42,7 @@ use crate::pool::pools::PoolRef;
 use crate::pool::recipe::PoolRecipe;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::Refusal;
+use crate::sync::atomic::AtomicUsize;
 use crate::{PAGE_SIZE, Page, SwapEntry};
 use zpage::same_filled::{self, Patterns};
 use zpage::segments::{Pinned, Segments};
@@ -59,6 +60,8 @@ pub struct Zswap {
     pub(crate) areas: Leaked<Areas>,
     pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) tried: Leaked<Tried>,
+    /// The number of the area with which recompression begins.
+    pub(crate) next_recompressed: AtomicUsize,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
     /// The queues on which batches wait for their requests.
@@ -98,6 +101,7 @@ impl Zswap {
             areas: Leaked::new(Areas::new(shared)),
             recipe: Leaked::new(recipe),
             tried: Leaked::default(),
+            next_recompressed: AtomicUsize::new(0),
             store_incompressible: settings.store_incompressible,
             acomp: Leaked::new(settings.acomp),
             completions: Leaked::new(settings.completions),

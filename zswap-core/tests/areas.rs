@@ -238,6 +238,20 @@ fn recompression_of_an_area_leaves_others_alone() {
     assert_eq!(tenants.recompress(&Recompress::new("zstd").area(7)).unwrap().moved, 0);
     assert_eq!(tenants.recompress(&Recompress::new("zstd").max_pages(5)).unwrap().moved, 5);
     assert_eq!(tenants.recompress(&Recompress::new("zstd")).unwrap().moved, 15);
+    // No pool is built for an area without pages.
+    tenants.add_area(LOUD, AreaSettings::default()).unwrap();
+    tenants.recompress(&Recompress::new("zstd:level=9")).unwrap();
+    assert_eq!(tenants.area(LOUD).unwrap().stats().pools.len(), 1);
+    // Areas take turns, however few pages a call recompresses.
+    for area in [0, QUIET] {
+        (0..20).for_each(|n| tenants.store(of(area, n), &text(n)).unwrap());
+    }
+    (0..4).for_each(|_| drop(tenants.recompress(&Recompress::new("zstd").max_pages(1)).unwrap()));
+    let again = |pools: Vec<zswap_core::PoolStats>| {
+        let zstd = pools.iter().filter(|pool| pool.compressor.starts_with("zstd"));
+        zstd.map(|pool| pool.objects).sum::<usize>()
+    };
+    assert_eq!(again(tenants.area(QUIET).unwrap().stats().pools), 2);
     let mut back = Box::new([0; PAGE_SIZE]);
     for (area, n) in [0, QUIET].into_iter().flat_map(|area| (0..20).map(move |n| (area, n))) {
         tenants.load(of(area, n), &mut back).unwrap();

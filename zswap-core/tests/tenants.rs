@@ -23,7 +23,7 @@ use zswap_core::device::{Geometry, MemorySwapDevice};
 use zswap_core::{AreaSettings, PAGE_SIZE, Promotion, StoreError, SwapEntry, Zswap, ZswapBuilder};
 
 /// Stores of each thread.
-const ROUNDS: u64 = 6000;
+const ROUNDS: u64 = 3000;
 
 fn of(area: u8, offset: u64) -> SwapEntry {
     SwapEntry::new(area, offset).unwrap()
@@ -56,9 +56,9 @@ fn a_flood_by_threads_moves_no_page_of_another() {
         for k in 0..6u64 {
             scope.spawn(move || {
                 for n in 0..ROUNDS {
-                    put(tenants, 200, k << 20 | n % 64).unwrap();
+                    put(tenants, 200, (k << 20) | (n % 64)).unwrap();
                     if n % 3 == 0 {
-                        tenants.invalidate(of(200, k << 20 | (n + 7) % 64));
+                        tenants.invalidate(of(200, (k << 20) | ((n + 7) % 64)));
                     }
                 }
             });
@@ -78,13 +78,13 @@ fn an_area_at_its_limit_does_not_close_the_store() {
         for k in 0..6u64 {
             scope.spawn(move || {
                 for n in 0..ROUNDS {
-                    match put(tenants, 200, k << 20 | n % 8) {
+                    match put(tenants, 200, (k << 20) | (n % 8)) {
                         Ok(()) => {}
                         Err(StoreError::PoolLimit { limit, .. }) => assert_eq!(limit, pages(4)),
                         Err(error) => panic!("{error}"),
                     }
                     if n % 2 == 0 {
-                        tenants.invalidate(of(200, k << 20 | (n + 3) % 8));
+                        tenants.invalidate(of(200, (k << 20) | ((n + 3) % 8)));
                     }
                 }
             });

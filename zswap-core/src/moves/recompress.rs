@@ -115,10 +115,25 @@ impl Zswap {
         let mut done = Recompressed::default();
         // A page or pool that fails holds up its own area only.
         let mut failed = Ok(());
-        for area in
-            self.areas.all().filter(|area| what.area.is_none_or(|own| area.swap_type == Some(own)))
-        {
+        // If the last call ended in an area since it had done its pages, this one begins with the next area.
+        let count = self.areas.all().count();
+        // Relaxed, here and below: it does not matter where a call begins.
+        let first = self.next_recompressed.load(Ordering::Relaxed) % count;
+        for turn in (first..count).chain(0..first) {
+            let Some(area) = self.areas.all().nth(turn) else { continue };
+            if what.area.is_some_and(|own| area.swap_type != Some(own)) {
+                continue;
+            }
+            // No pool is built for an area without pages.
+            if area.swap_type.is_some() && area.pools.all().all(|pool| pool.stats().objects == 0) {
+                continue;
+            }
             failed = failed.and(self.recompress_area(area, what, &mut done));
+            if done.moved + done.not_smaller == what.max_pages {
+                // Relaxed: as above.
+                self.next_recompressed.store(turn + 1, Ordering::Relaxed);
+                break;
+            }
         }
         failed.map(|()| done)
     }

@@ -3,7 +3,8 @@
 //! If an area is at its own limit, its pages go. If the store is, the pages of the area go first that exceeds its
 //! protected bytes most. So an area that floods the store makes room with its own pages, once it is the largest,
 //! and areas within their protected bytes keep theirs. If no area exceeds its protected bytes, the pages of the
-//! area that asks for room go.
+//! area that asks for room go. When waiting for other threads was in vain, too, all pages may go (`room.rs`): otherwise
+//! each area might exceed the limit a little.
 
 use crate::Zswap;
 use crate::area::Area;
