@@ -349,6 +349,7 @@ struct Loop(PathBuf);
 #[cfg(target_os = "linux")]
 impl Loop {
     /// Makes a block device of a file; says why, if the system does not permit that.
+    #[allow(clippy::print_stderr, reason = "says why the test does not run")]
     fn over(file: &Path) -> Option<Self> {
         let made =
             std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output();
