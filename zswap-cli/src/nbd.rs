@@ -55,6 +55,8 @@ pub(crate) fn run(args: &Nbd, services: &[Service]) -> Result<()> {
         let served = server.run(&stop);
         // The server may end without a signal, if it fails.
         stop.store(true, Ordering::SeqCst);
+        // Ends a writeback that is under way.
+        disk.set_writeback_limit(Some(0));
         let failure = writer.and_then(|writer| writer.join().unwrap_or_default());
         (served, failure)
     });

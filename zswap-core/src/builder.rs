@@ -434,7 +434,7 @@ impl ZswapBuilder {
             #[cfg(feature = "metrics")]
             metrics: self.metrics.map(StoreMetrics::new),
         };
-        let shared = Area::new(None, Pools::new(pool), part, self.promotion);
+        let shared = Box::new(Area::new(None, Pools::new(pool), part, self.promotion));
         let store = Zswap::from_parts(shared, recipe, settings);
         store.check_max_bytes(self.max_bytes, 0)?;
         store.refresh_limits();

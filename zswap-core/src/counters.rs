@@ -3,7 +3,7 @@
 //! Only the sum of a counter over all shards is meaningful. A single shard falls below zero if, for instance,
 //! pages are stored on another CPU and taken on this one. (`Stores` is the exception: each CPU uses its own
 //! shard, to count up to its next check of the limits.) The sums serve statistics and `Zswap::len`, and the
-//! background shrinker chooses its effort by them. Nothing else depends on them.
+//! background shrinker chooses its effort by them. Writeback bounds itself by the number of pages in the pools. Nothing else depends on them.
 
 // Always std's, not loom's: no model covers the counters.
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -66,6 +66,12 @@ impl Limits {
         limits
     }
 
+    /// Returns whether a refusal with this limit may be that of these limits, open or closed.
+    pub(crate) fn may_be(&self, limit: usize) -> bool {
+        let whole = self.pool_limit();
+        limit == whole || limit == percent_of(whole, self.accept_percent)
+    }
+
     /// Returns whether `bytes` more bytes would exceed the limit of the pools.
     pub(crate) fn refuse(&self, bytes: usize) -> bool {
         self.budget.used().saturating_add(bytes) > self.in_force()

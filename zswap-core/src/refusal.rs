@@ -9,7 +9,7 @@ use crate::pool::Fault;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LimitReason {
-    /// There is no device, or writeback is switched off.
+    /// There is no device, or writeback is switched off, for the store or for the area.
     NoDevice,
     /// No segment of the device is free, and cleaning frees none.
     DeviceFull,

@@ -112,20 +112,18 @@ impl Zswap {
         let mut older_may_go = !keep_older;
         let mut protected_may_go = false;
         let mut patience = Patience::new(WAITS, LONGEST_WAIT);
-        let mut full = self.what_is_full(area, &shortage);
         for round in 0..ROUNDS {
-            full = self.what_is_full(area, &shortage);
-            match self.reclaim(full, round) {
+            let full = self.what_is_full(area, &shortage);
+            match self.reclaim(full, round, protected_may_go) {
                 Round::Freed => {}
                 // Wait for the other threads. If no memory is in use, they have none to free, and waiting is
                 // useless.
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits_of(full).budget().used() > 0 && patience.wait() => {}
-                Round::InFlight if !protected_may_go && !full.is_area() => {
-                    // Rather than let each area exceed the limit, write back protected pages.
+                // Rather than let each area exceed the limit, write back protected pages from now on.
+                Round::InFlight | Round::Unreadable(_) if !protected_may_go && !full.is_area() => {
                     protected_may_go = true;
-                    let (used, room) = (Device::Used, Amount::Room);
-                    self.write_back_some(From::All, used, room, Unreadable::PassedBy, &|| false);
+                    continue;
                 }
                 Round::InFlight => break,
                 // Other memory than these pages is in use, or was until now. So the page may exceed the
@@ -159,6 +157,7 @@ impl Zswap {
             }
         }
         if self.device_of(area).is_none() {
+            let full = self.what_is_full(area, &shortage);
             return Err(self.no_room(full, shortage, LimitReason::NoDevice));
         }
         let mut put = self.put_beyond_use(area, pool, kept);
@@ -214,11 +213,14 @@ impl Zswap {
     /// Returns what is at its limit, after a pool of the area had no room. The error has the limit that refused.
     fn what_is_full<'s>(&self, area: &'s Area, shortage: &Fault) -> Full<'s> {
         match shortage.refused_limit() {
-            Some(limit) if area.limits.is_limited() && limit != self.limits.budget().limit() => {
+            // The store's limit changes as its tables grow, so it is compared only if both may be meant.
+            Some(limit)
+                if area.limits.is_limited()
+                    && area.limits.may_be(limit)
+                    && (limit != self.limits.budget().limit() || area.limits.refuse(1)) =>
+            {
                 Full::Area(area)
             }
-            // Both have the same limit.
-            Some(_) if area.limits.refuse(1) => Full::Area(area),
             _ => Full::Store(area),
         }
     }
@@ -241,7 +243,8 @@ impl Zswap {
     }
 
     /// Does one round of making room. Returns `Freed` if it freed something, otherwise the reason why not.
-    fn reclaim(&self, full: Full<'_>, round: usize) -> Round {
+    /// `protected_too`: also writes protected pages of other areas back.
+    fn reclaim(&self, full: Full<'_>, round: usize, protected_too: bool) -> Round {
         if self.limits.max_all().is_some() {
             self.trim();
             self.refresh_limits();
@@ -250,7 +253,7 @@ impl Zswap {
         if limits.reopen_if_shrunk() {
             return Round::Freed;
         }
-        let (written, why) = self.write_back_for_room(full);
+        let (written, why) = self.write_back_for_room(full, protected_too);
         if written > 0 {
             limits.reopen();
             if round % 2 == 0 {
@@ -278,9 +281,10 @@ impl Zswap {
     }
 
     /// Writes some pages back. Returns their number, and the result that the round has if it frees nothing.
-    fn write_back_for_room(&self, full: Full<'_>) -> (usize, Round) {
+    fn write_back_for_room(&self, full: Full<'_>, protected_too: bool) -> (usize, Round) {
         let from = match full {
             Full::Area(area) => From::Area(area),
+            Full::Store(_) if protected_too => From::All,
             Full::Store(area) => From::Excess { last: Some(area) },
         };
         let drop_clean = || {
@@ -319,7 +323,8 @@ impl Zswap {
         let (Full::Area(asks) | Full::Store(asks)) = full;
         let uses = |area: &Area| area.limits.budget().used() > 0;
         let may_go = |area: &Area| self.device_of(area).is_some();
-        !may_go(asks) && !self.areas.all().any(|area| may_go(area) && uses(area))
+        let others = || self.areas.all().any(|area| may_go(area) && uses(area));
+        !may_go(asks) && (full.is_area() || !others())
     }
 
     /// Compacts one pool after another until one of them frees a page. Returns whether one did. If `briefly`,
@@ -355,13 +360,13 @@ impl Zswap {
     pub(crate) fn look_at_limits(&self, area: &Area) {
         let is_time = |area: &Area| area.counters.tick(Counter::Stores) % LOOK_EVERY == 0;
         if area.swap_type.is_some() && is_time(area) && area.limits.refuse(0) {
-            self.reclaim(Full::Area(area), 1);
+            self.reclaim(Full::Area(area), 1, false);
         }
         // Stores of all areas count: many areas with few stores each fill the store, too.
         if is_time(self.areas.shared()) {
             self.refresh_limits();
             if self.limits.refuse(0) {
-                self.reclaim(Full::Store(area), 1);
+                self.reclaim(Full::Store(area), 1, false);
             }
         }
     }

@@ -60,7 +60,7 @@ pub struct Zswap {
     pub(crate) areas: Leaked<Areas>,
     pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) tried: Leaked<Tried>,
-    /// The number of the area with which recompression begins.
+    /// The turn with which recompression begins (`recompress.rs`).
     pub(crate) next_recompressed: AtomicUsize,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
@@ -93,7 +93,7 @@ pub(crate) struct Settings {
 }
 
 impl Zswap {
-    pub(crate) fn from_parts(shared: Area, recipe: PoolRecipe, settings: Settings) -> Self {
+    pub(crate) fn from_parts(shared: Box<Area>, recipe: PoolRecipe, settings: Settings) -> Self {
         let index = if settings.checksums { Index::with_sums() } else { Index::new() };
         Zswap {
             index: Leaked::new(index),

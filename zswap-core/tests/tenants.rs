@@ -20,7 +20,9 @@ use common::at;
 use common::rig::marked;
 use compressors::{Acomp, AcompCompletions, AcompDone, AcompRequest, Scomp};
 use zswap_core::device::{Geometry, MemorySwapDevice};
-use zswap_core::{AreaSettings, PAGE_SIZE, Promotion, StoreError, SwapEntry, Zswap, ZswapBuilder};
+use zswap_core::{
+    AreaSettings, LimitReason, PAGE_SIZE, Promotion, StoreError, SwapEntry, Zswap, ZswapBuilder,
+};
 
 /// Stores of each thread.
 const ROUNDS: u64 = 3000;
@@ -120,6 +122,30 @@ fn protected_pages_do_not_lift_the_limit() {
     assert!(s.stats().pool_total_size <= pages(20 + 16), "{}", s.stats().pool_total_size / 4096);
 }
 
+/// The same with a device that is full: the limit holds, and refusals say why.
+#[test]
+fn a_full_device_does_not_lift_the_limit_for_protected_areas() {
+    let s = with_device(64).max_pool_bytes(pages(40)).build().unwrap();
+    for area in 0..=200 {
+        let settings = AreaSettings::default().protected_pool_bytes(usize::MAX);
+        s.add_area(area, settings).unwrap();
+    }
+    let mut refused = 0;
+    for (area, n) in (0..=200).flat_map(|area| (0..3).map(move |n| (area, n))) {
+        match put(&s, area, n) {
+            Ok(()) => {}
+            Err(StoreError::PoolLimit { reason, .. }) => {
+                assert_eq!(reason, LimitReason::DeviceFull);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    s.trim();
+    assert!(refused > 400, "{refused}");
+    assert!(s.stats().pool_total_size <= pages(40 + 16), "{}", s.stats().pool_total_size / 4096);
+}
+
 #[test]
 fn max_bytes_holds_over_many_areas() {
     let s = builder().build().unwrap();
@@ -208,6 +234,8 @@ fn small_areas_share_segments() {
         s.add_area(area, AreaSettings::default()).unwrap();
         put(&s, area, 0).unwrap();
     }
+    // Half of them were loaded, so they get a second chance first.
+    (1..=100).for_each(|area| s.load(of(area, 0), &mut [0; PAGE_SIZE]).unwrap());
     assert_eq!(s.shrink(200), Ok(200));
     assert!(s.stats().device_segments <= 20, "{}", s.stats().device_segments);
 }

@@ -4,7 +4,9 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::{Arc, Mutex, mpsc};
 
-use opendal::layers::{ConcurrentLimitLayer, RetryLayer, TimeoutLayer};
+use opendal::layers::{
+    ConcurrentLimitLayer, RetryEvent, RetryInterceptor, RetryLayer, TimeoutLayer,
+};
 use zpage::PAGE_SIZE;
 use zpage::device::Geometry;
 
@@ -216,6 +218,7 @@ impl RemoteBuilder {
         let timed = operator.layer(timeout);
         let turns = ConcurrentLimitLayer::new(self.requests);
         let retry = RetryLayer::new()
+            .with_notify(Quiet)
             .with_max_times(self.retries as usize)
             .with_min_delay(Duration::from_millis(50))
             .with_jitter();
@@ -245,6 +248,7 @@ impl RemoteBuilder {
             // Writes are retried by the device, under another name.
             writes: timed.layer(turns),
             limits: Limits {
+                requests: self.requests,
                 deadline: self.deadline,
                 retries: self.retries,
                 longest_pause: self.longest_pause,
@@ -279,8 +283,24 @@ impl RemoteBuilder {
                 return Err(setting(name, format!("{limit:?}"), "1 ms to a day"));
             }
         }
+        for (name, limit) in [
+            ("longest_pause", self.longest_pause),
+            ("late_writes", self.late_writes),
+            ("drop_deadline", self.drop_deadline),
+        ] {
+            if limit > Duration::from_secs(86400) {
+                return Err(setting(name, format!("{limit:?}"), "at most a day"));
+            }
+        }
         Ok(())
     }
+}
+
+/// Logs nothing about a request that is repeated: the errors of services contain addresses, headers and bodies.
+pub(crate) struct Quiet;
+
+impl RetryInterceptor for Quiet {
+    fn intercept(&self, _event: RetryEvent<'_>) {}
 }
 
 fn setting(setting: &'static str, value: impl fmt::Display, allowed: &'static str) -> RemoteError {

@@ -49,7 +49,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// keep an acknowledged write is the service's setting.
 ///
 /// # Blocking
-/// `read` and `write_segment` block up to [`deadline`](crate::RemoteBuilder::deadline). All threads may call, also
+/// `read` and `write_segment` block up to [`deadline`](crate::RemoteBuilder::deadline), and so does a batch of reads if the
+/// service is silent; as many at a time as [`requests`](crate::RemoteBuilder::requests). All threads may call, also
 /// those of a tokio runtime, which then do nothing else meanwhile. `drop` blocks up to `drop_deadline`.
 ///
 /// # After `fork`
@@ -78,6 +79,8 @@ pub(crate) type Closed = std::sync::Mutex<Receiver<()>>;
 /// The times and numbers that bound a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// The most requests at a time.
+    pub(crate) requests: usize,
     pub(crate) deadline: Duration,
     pub(crate) retries: u32,
     pub(crate) longest_pause: Duration,
@@ -167,7 +170,8 @@ impl Inner {
                     false,
                 ),
             };
-            self.shared.doom(object, true);
+            // A service that answered that it refuses will not perform the write later.
+            self.shared.doom(object, unanswered || matches!(error, DeviceError::Panicked { .. }));
             let over = begun.elapsed() + backoff >= self.limits.deadline;
             {
                 let mut state = self.shared.state();
@@ -175,7 +179,7 @@ impl Inner {
                 state.failed("write", &said);
                 if !unanswered || attempts == self.limits.retries || over {
                     if unanswered {
-                        state.health.unanswered(Instant::now(), self.limits.longest_pause);
+                        state.health.unanswered(begun, Instant::now(), self.limits.longest_pause);
                     } else {
                         state.health.answered();
                     }
@@ -196,26 +200,44 @@ impl Inner {
 
     /// Does several reads at the same time.
     fn read_many(&self, geometry: Geometry, reads: &mut [RangeRead<'_>]) {
-        let mut asked = Vec::new();
-        let mut requests = Vec::new();
-        for read in reads.iter_mut() {
-            let range = geometry.check(read.segment, read.offset, read.bytes.len());
-            match range.and_then(|()| self.range(read.segment, read.offset, read.bytes.len())) {
-                Ok(None) => read.result = Ok(()),
-                Ok(Some(request)) => {
-                    requests.push(request);
-                    asked.push(read);
-                }
-                Err(error) => {
-                    read.result = Err(error);
+        // As many at a time as there may be requests, each group with a deadline of its own.
+        let mut silent = false;
+        for group in reads.chunks_mut(self.limits.requests) {
+            if silent {
+                // Nobody waits for one deadline after another.
+                for read in group {
+                    read.result = Err(failed("read", read.segment, io::ErrorKind::TimedOut));
                     self.count(&read.result);
                 }
+                continue;
             }
-        }
-        let answers = self.threads.call_all(self.limits.deadline, requests);
-        for (read, answer) in asked.into_iter().zip(answers) {
-            read.result = self.answered(read.segment, read.bytes, answer);
-            self.count(&read.result);
+            let mut asked = Vec::new();
+            let mut requests = Vec::new();
+            for read in group {
+                let range = geometry.check(read.segment, read.offset, read.bytes.len());
+                if let Err(error) = range {
+                    read.result = Err(error);
+                    continue;
+                }
+                match self.range(read.segment, read.offset, read.bytes.len()) {
+                    Ok(None) => read.result = Ok(()),
+                    Ok(Some(request)) => {
+                        requests.push(request);
+                        asked.push(read);
+                    }
+                    Err(error) => {
+                        read.result = Err(error);
+                        self.count(&read.result);
+                    }
+                }
+            }
+            let answers = self.threads.call_all(self.limits.deadline, requests);
+            let late = |answer: &Result<_, Unanswered>| matches!(answer, Err(Unanswered::Late));
+            silent = !answers.is_empty() && answers.iter().all(late);
+            for (read, answer) in asked.into_iter().zip(answers) {
+                read.result = self.answered(read.segment, read.bytes, answer);
+                self.count(&read.result);
+            }
         }
     }
 
@@ -252,9 +274,8 @@ impl Inner {
                     place.copy_from_slice(&part);
                     rest = after;
                 }
-                let mut state = self.shared.state();
-                state.counts.reads += 1;
-                state.health.answered();
+                // It says nothing about writes, which may hang while reads do not.
+                self.shared.state().counts.reads += 1;
                 return Ok(());
             }
             Ok(Ok(found)) => (

@@ -54,7 +54,10 @@ pub(crate) fn kind(error: &Error) -> io::ErrorKind {
         _ if error.message().contains("timeout") => io::ErrorKind::TimedOut,
         _ => match system_error(error).map(io::Error::kind) {
             Some(kind) => kind,
-            None if error.is_temporary() => io::ErrorKind::ConnectionAborted,
+            // The layer of retries calls all errors final, so a transfer that was cut off is known by its message only.
+            None if error.is_temporary() || error.message().starts_with("http response got") => {
+                io::ErrorKind::ConnectionAborted
+            }
             None => io::ErrorKind::Other,
         },
     }
@@ -68,8 +71,7 @@ pub(crate) fn write(segment: u64, error: &Error) -> DeviceError {
 
 /// Returns whether a complete answer had another length than the range. OpenDAL has no kind for this, only messages.
 fn is_of_another_length(error: &Error) -> bool {
-    let lengths = ["unexpected data size", "too little data", "too much data"];
-    !error.is_temporary() && lengths.iter().any(|length| error.message().contains(length))
+    error.message().starts_with("reader got ")
 }
 
 /// Returns the error of a read. An object that is gone, or is shorter than the range, does not hold what was written.
@@ -86,7 +88,16 @@ pub(crate) fn read(segment: u64, error: &Error) -> DeviceError {
 
 /// Returns whether the service did not answer, so that asking it again soon costs as long.
 pub(crate) fn is_unanswered(error: &Error) -> bool {
-    error.is_temporary() && !is_full(error)
+    // OpenDAL calls nearly all errors of the system temporary, also that of a full disk.
+    let refused = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::FileTooLarge,
+        io::ErrorKind::PermissionDenied,
+    ];
+    let system = system_error(error).map(io::Error::kind);
+    error.is_temporary() && !is_full(error) && !system.is_some_and(|kind| refused.contains(&kind))
 }
 
 /// Returns what to show of an error: its kind and message, without the context, in which services put addresses,
@@ -119,12 +130,19 @@ mod tests {
         assert_eq!(read(ErrorKind::RangeNotSatisfied), DeviceError::Missing { segment: 3 });
         let DeviceError::Io { kind, .. } = read(ErrorKind::PermissionDenied) else { panic!() };
         assert_eq!(kind, io::ErrorKind::PermissionDenied);
+        // A whole answer of another length, and a transfer that was cut off.
+        let said = |text| super::read(3, &Error::new(ErrorKind::Unexpected, text));
+        assert_eq!(said("reader got too little data"), DeviceError::Missing { segment: 3 });
+        let cut = said("http response got too little data, expect: 9, actual: 3");
+        let DeviceError::Io { kind, .. } = cut else { panic!() };
+        assert_eq!(kind, io::ErrorKind::ConnectionAborted);
     }
 
     #[test]
     fn the_systems_number_and_a_full_server_are_found() {
         let disk = io::Error::from_raw_os_error(28);
-        let error = Error::new(ErrorKind::Unexpected, "write").set_source(disk);
+        let error = Error::new(ErrorKind::Unexpected, "write").set_source(disk).set_temporary();
+        assert!(!is_unanswered(&error), "a full disk answers");
         let full = DeviceError::Io {
             operation: "write",
             segment: 1,

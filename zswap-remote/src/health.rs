@@ -15,6 +15,8 @@ const PATIENCE: u32 = 2;
 pub(crate) struct Health {
     in_a_row: u32,
     not_before: Option<Instant>,
+    /// When the last one was noted.
+    last: Option<Instant>,
 }
 
 impl Health {
@@ -28,8 +30,13 @@ impl Health {
         *self = Health::default();
     }
 
-    /// Notes that the service did not answer a write. `longest` is the longest pause.
-    pub(crate) fn unanswered(&mut self, now: Instant, longest: Duration) {
+    /// Notes that the service did not answer a write that began at `begun`. `longest` is the longest pause.
+    pub(crate) fn unanswered(&mut self, begun: Instant, now: Instant, longest: Duration) {
+        // Writes that ran at the same time are one failure.
+        if self.last.is_some_and(|last| begun < last) {
+            return;
+        }
+        self.last = Some(now);
         self.in_a_row = self.in_a_row.saturating_add(1);
         if let Some(pauses) = self.in_a_row.checked_sub(PATIENCE) {
             // The first pause is a 32nd of the longest one.
@@ -48,15 +55,19 @@ mod tests {
         let (mut health, start) = (Health::default(), Instant::now());
         let after = |ms| start + Duration::from_millis(ms);
         let longest = Duration::from_millis(3200);
-        health.unanswered(start, longest);
+        health.unanswered(start, start, longest);
         assert!(health.may_try(start));
         for pause in [100, 200, 400, 800, 1600, 3200, 3200] {
-            health.unanswered(start, longest);
+            health.unanswered(start, start, longest);
             assert!(!health.may_try(after(pause - 1)) && health.may_try(after(pause)), "{pause}");
         }
         health.answered();
         assert!(health.may_try(start));
-        health.unanswered(start, longest);
+        health.unanswered(start, start, longest);
         assert!(health.may_try(start), "a new row");
+        // Many threads that wait for the same answer.
+        (0..9).for_each(|_| health.unanswered(start, after(5000), longest));
+        (0..9).for_each(|_| health.unanswered(start, after(5001), longest));
+        assert!(!health.may_try(after(5099)) && health.may_try(after(5100)));
     }
 }

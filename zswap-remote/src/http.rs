@@ -10,7 +10,9 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 
 /// Gives an operator a client of its own. `timeout` limits how long it takes to connect.
 pub(crate) fn with_own_client(operator: Operator, timeout: Duration) -> Result<Operator> {
-    let client = reqwest::Client::builder().connect_timeout(timeout).build().map_err(|error| {
+    // A redirect would take the session token and the pages to another host, whose signature would be wrong anyway.
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let client = builder.connect_timeout(timeout).build().map_err(|error| {
         Error::new(ErrorKind::ConfigInvalid, "the HTTP client cannot be made").set_source(error)
     })?;
     let transport = HttpTransporter::new(ReqwestTransport::new(client));

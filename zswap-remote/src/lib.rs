@@ -34,13 +34,14 @@
 //!
 //! # What a store does with a bad service
 //! A write that fails leaves its pages in memory, so a store that has room does not notice: its calls do not wait for
-//! the service. A store at its limit waits for a write, at most for
+//! the service. A store at its limit waits for a write, or for two, each at most for
 //! [`deadline`](RemoteBuilder::deadline); when the service does not answer, further writes fail at once for a while, and the
 //! store refuses pages with the reason `DeviceFailed`. [`RemoteStats`] and the store's own figures show this.
 //!
 //! # Encryption
-//! The store encrypts (`ZswapBuilder::encrypt`, with the feature `encrypt` of `zswap-core`); this crate does not. Without it, whoever
-//! can read the service reads the pages. A disk of `zram` does not encrypt.
+//! The store encrypts (`ZswapBuilder::encrypt`, `ZramBuilder::encrypt`, with the feature `encrypt` of `zswap-core` or `zram`); this
+//! crate does not. Without it, whoever can read the service reads the pages. On a file system, objects have the mode that
+//! the process's umask leaves.
 //!
 //! # Bytes over the wire
 //! A load reads the bytes of its page only, if the service can read a part of an object: S3, Redis through

@@ -28,11 +28,20 @@ pub(crate) struct Queue {
     grace: Duration,
     most: usize,
     forgotten: u64,
+    /// Set when the device is going away.
+    hurried: bool,
 }
 
 impl Queue {
     pub(crate) fn new(most: usize, grace: Duration) -> Self {
-        Queue { now: VecDeque::new(), later: VecDeque::new(), grace, most, forgotten: 0 }
+        Queue {
+            now: VecDeque::new(),
+            later: VecDeque::new(),
+            grace,
+            most,
+            forgotten: 0,
+            hurried: false,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -65,7 +74,8 @@ impl Queue {
 
     /// Notes that objects were deleted for the first time.
     pub(crate) fn deleted(&mut self, done: &[Doomed], now: Instant) {
-        for doomed in done.iter().filter(|doomed| doomed.again) {
+        // When the device goes away, a write that is late has no second chance to be found.
+        for doomed in done.iter().filter(|doomed| doomed.again && !self.hurried) {
             if self.len() < self.most && self.later.try_reserve(1).is_ok() {
                 self.later.push_back((now + self.grace, doomed.object));
             } else {
@@ -85,6 +95,7 @@ impl Queue {
 
     /// Makes everything due, and nothing to be deleted twice: the device is going away.
     pub(crate) fn hurry(&mut self) {
+        self.hurried = true;
         self.now.iter_mut().for_each(|doomed| doomed.again = false);
         let later = core::mem::take(&mut self.later);
         self.now.extend(later.into_iter().map(|(_, object)| Doomed { object, again: false }));
@@ -151,5 +162,8 @@ mod tests {
         queue.push(doomed(2, true));
         queue.hurry();
         assert_eq!(queue.take(now, 9), [doomed(2, false), doomed(1, false)]);
+        // So is what was being deleted at that time.
+        queue.deleted(&[doomed(3, true)], now);
+        assert_eq!((queue.len(), queue.next_due()), (0, None));
     }
 }

@@ -89,7 +89,14 @@ impl Line {
         match command.query_async(&mut connection).await {
             Ok(reply) => Ok(reply),
             Err(error) => {
-                if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
+                // After a failover this may be a connection to a server that only reads now, which stays open.
+                let elsewhere =
+                    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH" | "LOADING"));
+                if elsewhere
+                    || error.is_io_error()
+                    || error.is_connection_dropped()
+                    || error.is_timeout()
+                {
                     let mut now = self.now.lock().await;
                     if now.number == number {
                         now.open = None;

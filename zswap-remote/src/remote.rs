@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use opendal::Operator;
 use opendal::layers::{RetryLayer, TimeoutLayer};
 
-use crate::builder::RemoteBuilder;
+use crate::builder::{Quiet, RemoteBuilder};
 use crate::deleter;
 use crate::error::RemoteError;
 use crate::name::StoreName;
@@ -154,7 +154,8 @@ impl Remote {
             return Err(RemoteError::Lacks { service, operation: "list objects", instead });
         }
         let timeout = TimeoutLayer::new().with_timeout(limit).with_io_timeout(limit);
-        let operator = operator.layer(timeout).layer(RetryLayer::new().with_max_times(2));
+        let operator =
+            operator.layer(timeout).layer(RetryLayer::new().with_notify(Quiet).with_max_times(2));
         let threads = Threads::start(1).map_err(|reason| RemoteError::Threads { reason })?;
         match threads.call(limit, request(operator)) {
             Ok(answer) => answer.map_err(|error| self.0.failure(operation, &error)),

@@ -31,6 +31,12 @@ impl Source {
         secrets: Vec<String>,
         make: impl Fn(Duration) -> opendal::Result<Operator> + Send + Sync + 'static,
     ) -> Result<Self, RemoteError> {
+        // A message may quote a secret. The longest is replaced first, since one may contain another.
+        let quoted = |secret: &String| secret.escape_debug().to_string();
+        let mut secrets: Vec<String> =
+            secrets.iter().map(quoted).chain(secrets.iter().cloned()).collect();
+        secrets.sort_by_key(|secret| core::cmp::Reverse(secret.len()));
+        secrets.dedup();
         let source =
             Source { make: Arc::new(make), scheme: scheme.to_owned(), secrets: secrets.into() };
         source.operator(Duration::from_secs(1))?;

@@ -140,7 +140,11 @@ fn redis(
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port: u16 =
-        port.parse().map_err(|_| refused("give host and port, as in redis://localhost:6379/0"))?;
+        // What is not a port may be a password, so the message does not show it.
+        port.parse().map_err(|_| RemoteError::Url {
+            url: "redis://".to_owned(),
+            reason: "give host and port, as in redis://localhost:6379/0".to_owned(),
+        })?;
     if host.is_empty() {
         return Err(refused("give host and port, as in redis://localhost:6379/0"));
     }
@@ -167,6 +171,10 @@ fn s3(
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(refused("give a bucket, as in s3://bucket/prefix"));
+    }
+    if bucket.contains(':') {
+        let variable = "AWS_SECRET_ACCESS_KEY";
+        return Err(RemoteError::SecretInUrl { scheme: "s3", variable });
     }
     let needed = |variable, meaning| {
         secret(variable, environment)?.ok_or(RemoteError::Unset { variable, meaning })

@@ -71,7 +71,7 @@ fn not_run(output: &str) -> usize {
 
 fn install(ws: &Workspace, moto: &str) -> Result<()> {
     apt::ensure("redis-server", &["redis-server --version"], "redis-server")?;
-    if Cmd::line(moto).arg("--help").succeeds() {
+    if Cmd::new(moto).arg("--help").succeeds() {
         return Ok(());
     }
     let python = "python3 -m ensurepip --version";

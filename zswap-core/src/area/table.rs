@@ -25,8 +25,8 @@ const OWN: u8 = 2;
 
 /// The areas of a store.
 pub(crate) struct Areas {
-    /// The area of the types without one of their own.
-    shared: Area,
+    /// The area of the types without one of their own. Boxed, so that a store is small: it is moved while it is built.
+    shared: Box<Area>,
     kinds: Box<[AtomicU8]>,
     /// The number of OWN types.
     added: AtomicUsize,
@@ -39,7 +39,7 @@ pub(crate) struct Areas {
 pub(crate) struct Taken;
 
 impl Areas {
-    pub(crate) fn new(shared: Area) -> Self {
+    pub(crate) fn new(shared: Box<Area>) -> Self {
         Areas {
             shared,
             kinds: (0..TYPES).map(|_| AtomicU8::new(UNUSED)).collect(),
@@ -101,7 +101,7 @@ impl Areas {
         // Most stores have one area.
         let types = if self.has_own() { TYPES } else { 0 };
         let own = (0..types).filter_map(|swap_type| self.own(swap_type as u8));
-        core::iter::once(&self.shared).chain(own)
+        core::iter::once(self.shared()).chain(own)
     }
 
     fn has_own(&self) -> bool {
@@ -128,8 +128,7 @@ impl Areas {
     /// Returns the bytes of the areas and their tables, beside the pools.
     pub(crate) fn memory_bytes(&self) -> usize {
         let tables = size_of_val(&*self.kinds) + size_of_val(&*self.own);
-        // The shared area itself is a part of the store.
-        tables + self.all().map(Area::memory_bytes).sum::<usize>() - size_of::<Area>()
+        tables + self.all().map(Area::memory_bytes).sum::<usize>()
     }
 }
 

@@ -93,6 +93,11 @@ impl<'s> Outgoing<'s> {
         self.pages.len()
     }
 
+    /// Returns whether the page of an entry is in the segment.
+    pub(crate) fn has(&self, entry: SwapEntry) -> bool {
+        self.pages.iter().any(|page| page.entry == entry)
+    }
+
     /// Adds a page. Returns the page if the segment has no room for it.
     pub(crate) fn add(&mut self, page: Leaving<'s>) -> Result<Option<Leaving<'s>>, WritebackError> {
         let room = if self.pages.is_empty() { FEW } else { 1 };

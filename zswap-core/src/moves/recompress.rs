@@ -63,6 +63,9 @@ impl<'a> Recompress<'a> {
     }
 }
 
+/// The turns of all areas.
+const TURNS: usize = 257;
+
 /// What [`Zswap::recompress`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -115,12 +118,13 @@ impl Zswap {
         let mut done = Recompressed::default();
         // A page or pool that fails holds up its own area only.
         let mut failed = Ok(());
-        // If the last call ended in an area since it had done its pages, this one begins with the next area.
-        let count = self.areas.all().count();
+        // The turn 0 is that of the shared area, and n that of the area n - 1. If the last call ended in an area since it
+        // had done its pages, this one begins with the next area.
         // Relaxed, here and below: it does not matter where a call begins.
-        let first = self.next_recompressed.load(Ordering::Relaxed) % count;
-        for turn in (first..count).chain(0..first) {
-            let Some(area) = self.areas.all().nth(turn) else { continue };
+        let first = self.next_recompressed.load(Ordering::Relaxed) % TURNS;
+        for turn in (first..TURNS).chain(0..first) {
+            let own = turn.checked_sub(1).map(|own| self.areas.own(own as u8));
+            let Some(area) = own.unwrap_or(Some(self.areas.shared())) else { continue };
             if what.area.is_some_and(|own| area.swap_type != Some(own)) {
                 continue;
             }
@@ -130,8 +134,10 @@ impl Zswap {
             }
             failed = failed.and(self.recompress_area(area, what, &mut done));
             if done.moved + done.not_smaller == what.max_pages {
-                // Relaxed: as above.
-                self.next_recompressed.store(turn + 1, Ordering::Relaxed);
+                if what.area.is_none() {
+                    // Relaxed: as above.
+                    self.next_recompressed.store(turn + 1, Ordering::Relaxed);
+                }
                 break;
             }
         }

@@ -201,8 +201,7 @@ impl Zswap {
         while let Some(area) =
             self.victim(from, &exhausted, |area| filters(area) || device_of(area).is_some())
         {
-            let before = writer.pages();
-            let (dropped, stuck, full) = (writer.dropped, writer.stuck, writer.full);
+            let (dropped, stuck) = (writer.dropped, writer.stuck);
             writer.turn(device_of(area), filters(area));
             let all =
                 self.write_back_area(area, amount, (unreadable, stop), &mut writer, &mut done);
@@ -214,10 +213,9 @@ impl Zswap {
             if done.error.is_some() || amount.is_reached(&writer) || stop() {
                 break;
             }
-            let pages = writer.pages();
-            if all || pages == before && writer.full == full {
+            if all {
                 exhausted.add(area);
-            } else if pages.max(writer.full) > writer.most {
+            } else if writer.full > writer.most {
                 break;
             }
         }
@@ -234,8 +232,8 @@ impl Zswap {
     }
 
     /// Writes pages of one area back, and adds the result to `done`. Goes around at most twice. If areas take turns,
-    /// ends after a full segment, and leaves the pages after it in an unfinished one. Returns whether all pages of the
-    /// area were added, and the last ones are in an unfinished segment.
+    /// ends after a full segment, and leaves the pages after it in an unfinished one. Returns whether it
+    /// went around, so that the area has nothing more to give.
     fn write_back_area(
         &self,
         area: &Area,
@@ -245,14 +243,15 @@ impl Zswap {
         done: &mut WrittenBack,
     ) -> bool {
         let mut visited = Visited::default();
-        let (mut spared, mut any_spared, mut all) = (0, false, false);
+        let (mut spared, mut any_spared, mut seen) = (0, false, 0);
         let (unreadable_before, full_before) = (done.unreadable, writer.full);
         let is_done = |writer: &Writer<'_>| amount.is_reached(writer) || stop();
         let had_turn = |writer: &Writer<'_>| writer.takes_turns && writer.full > full_before;
-        for _round in 0..2 {
+        for round in 0..2 {
             done.unreadable = unreadable_before;
             let walked = self.walk(area, &area.cursors.shrink, &mut visited, |entry| {
-                if is_done(writer) || had_turn(writer) || writer.pages() > writer.most {
+                seen += 1;
+                if is_done(writer) || had_turn(writer) || seen > writer.most {
                     return Ok(Step::StopBefore);
                 }
                 match writer.add(entry, spared >= SECOND_CHANCES, amount) {
@@ -269,13 +268,12 @@ impl Zswap {
                 Ok(Step::On)
             });
             done.error = walked.err();
-            if done.error.is_none() && had_turn(writer) && !is_done(writer) {
-                break;
-            }
-            if done.error.is_none() && writer.takes_turns && !any_spared && !is_done(writer) {
-                // All of its pages are in the unfinished segment, which the next area fills.
-                all = true;
-                break;
+            if done.error.is_none() && writer.takes_turns && !is_done(writer) {
+                if had_turn(writer) || !any_spared || round == 1 {
+                    break;
+                }
+                // The unfinished segment stays. `add` passes by the pages that are in it.
+                continue;
             }
             // The pages that were added before an error are written, too.
             done.error = done.error.take().or(writer.finish(amount, stop).err());
@@ -285,7 +283,8 @@ impl Zswap {
         }
         area.counters.add(Counter::ClockEntries, visited.entries as i64);
         area.counters.add(Counter::ClockLeaves, visited.leaves as i64);
-        all
+        // It went around, so there is nothing left to visit.
+        !had_turn(writer)
     }
 
     /// Waits until all pages that were written back are on the device's storage. The store does not need this:
@@ -398,6 +397,10 @@ impl<'s> Writer<'s> {
         in_use_too: bool,
         amount: Amount,
     ) -> Result<Added, WritebackError> {
+        let has = |outgoing: &Outgoing<'_>| outgoing.has(entry);
+        if self.takes_turns && self.outgoing.as_ref().is_some_and(has) {
+            return Ok(Added::PassedBy);
+        }
         let page = match pick(self.store, entry, in_use_too)? {
             Picked::Page(page) => page,
             Picked::Spared => return Ok(Added::Spared),

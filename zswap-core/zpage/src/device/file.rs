@@ -148,7 +148,7 @@ impl FileSwapDevice {
     ///
     /// # Errors
     /// [`FileDeviceError::NotABlockDevice`] if the path names something else; [`FileDeviceError::InUse`] if it is
-    /// mounted or in use; [`FileDeviceError::Io`] if the system fails to open, measure or lock it.
+    /// mounted or in use; [`FileDeviceError::Io`] if the system fails to open or measure it.
     ///
     /// # Blocking
     /// Blocks in the system.

@@ -65,7 +65,13 @@ impl Segments {
         let shares = wanted.len() > 1 && room.reserve(self.geometry().segment_bytes);
         let mut rest = &*wanted;
         while !rest.is_empty() {
-            let taken = if shares { self.read_some(rest, &mut room, &mut then) } else { 0 };
+            let mut lost = None;
+            let taken =
+                if shares { self.read_some(rest, &mut room, &mut lost, &mut then) } else { 0 };
+            if let Some(error) = lost {
+                rest[taken..].iter().for_each(|wanted| then(wanted, Err(error.clone())));
+                return;
+            }
             if taken == 0 {
                 read_alone(&rest[0], &mut then);
             }
@@ -74,11 +80,12 @@ impl Segments {
     }
 
     /// Reads as many of the first objects as there is room for, with one call of the device. Returns their number;
-    /// 0 if there is no memory for that.
+    /// 0 if there is no memory for that. Sets `lost` if the device cannot be reached.
     fn read_some<T>(
         &self,
         sorted: &[Wanted<'_, T>],
         room: &mut Room,
+        lost: &mut Option<DeviceError>,
         then: &mut impl FnMut(&Wanted<'_, T>, Result<&[u8], DeviceError>),
     ) -> usize {
         let (block, tag_len) = (self.geometry().block_bytes, self.seal.tag_len());
@@ -107,10 +114,18 @@ impl Segments {
             return 0;
         }
         self.read_many(&mut reads);
+        let failed =
+            |read: &RangeRead<'_>| read.result.as_ref().err().is_some_and(is_of_the_device);
+        if reads.iter().all(failed) {
+            *lost = reads.first().and_then(|read| read.result.clone().err());
+        }
         for (RangeRead { offset: start, bytes, result, .. }, group) in reads.iter_mut().zip(groups)
         {
             if let Err(error) = result {
                 match (group, &*error) {
+                    (all, error) if is_of_the_device(error) => {
+                        all.iter().for_each(|wanted| then(wanted, Err(error.clone())));
+                    }
                     // A panic ended the other reads of this call, too. And one of several objects may be readable by
                     // itself.
                     (several, DeviceError::Panicked { .. }) | (several @ [_, _, ..], _) => {
@@ -137,6 +152,26 @@ impl Segments {
             }
         }
         taken
+    }
+}
+
+/// Returns whether the device cannot be reached, so that asking again for each object would take long, and in vain.
+fn is_of_the_device(error: &DeviceError) -> bool {
+    use std::io::ErrorKind as Kind;
+    match error {
+        DeviceError::Forked => true,
+        DeviceError::Io { kind, .. } => matches!(
+            kind,
+            Kind::TimedOut
+                | Kind::NotConnected
+                | Kind::ConnectionRefused
+                | Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::HostUnreachable
+                | Kind::NetworkUnreachable
+                | Kind::NetworkDown
+        ),
+        _ => false,
     }
 }
 

@@ -9,8 +9,8 @@
 //! So on Linux, files on known file systems of this kind are refused. On any system, the file's length is set
 //! once as a test, and the file is refused if it does not keep that length.
 //!
-//! A block device is used only by a call of its own, which destroys what is on it. On Linux the system then lets nobody
-//! mount it, or use it as swap, while it is open.
+//! A block device is used only by a call of its own, which destroys what is on it. Owner and mode are not checked: they
+//! say who administers it. On Linux the system then lets nobody mount it, or use it as swap, while it is open.
 
 use std::fs::File;
 use std::io;
@@ -273,7 +273,7 @@ mod unix {
         }
     }
 
-    /// Opens a block device for this process alone, and locks it. Returns it with its length in bytes.
+    /// Opens a block device for this process alone. Returns it with its length in bytes.
     #[cfg(target_os = "linux")]
     pub(in super::super) fn open_block_device(path: &Path) -> Result<(File, u64), FileDeviceError> {
         let failed =
@@ -293,8 +293,8 @@ mod unix {
             Err(Errno::BUSY) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
             opened => opened.map_err(failed("open"))?,
         };
+        // No lock besides: others lock block devices for a moment to probe them.
         check(&rustix::fs::fstat(&file).map_err(failed("fstat"))?)?;
-        lock(path, &file)?;
         let bytes =
             rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed("lseek"))?;
         Ok((File::from(file), bytes))
