@@ -121,6 +121,8 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
             ("zswap_device_cleaned_segments store=pages", 0.0),
             ("zswap_device_moved_pages store=pages", 0.0),
             ("zswap_promoted_pages store=pages", 0.0),
+            ("zswap_dropped_clean_pages store=pages", 0.0),
+            ("zswap_listener_panics store=pages", 0.0),
             ("zswap_corrupt_pages store=pages", 0.0),
             ("zswap_pool_objects store=pages zpool=zbud compressor=trim0", 3.0),
             ("zswap_pool_objects store=pages zpool=zbud compressor=trim1", 1.0),
@@ -133,8 +135,8 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         }
         let stats = store.stats();
         assert_eq!(recorded["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
-        // There are 10 sizes, 22 counts of events, 3 figures for each of 2 pools, and 2 histograms.
-        assert_eq!(recorded.len(), 10 + 22 + 2 * 3 + 2, "{recorded:#?}");
+        // There are 10 sizes, 24 counts of events, 3 figures for each of 2 pools, and 2 histograms.
+        assert_eq!(recorded.len(), 10 + 24 + 2 * 3 + 2, "{recorded:#?}");
         // When the first pool is gone, its gauges are set to 0.
         assert_eq!(store.migrate_pools(9).unwrap().left, 0);
         store.publish_metrics();
@@ -161,6 +163,13 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         ] {
             assert_eq!(recorded.get(name), Some(&value), "{name} of {recorded:#?}");
         }
+        // The pools of an area have a label more.
+        store.add_area(3, zswap_core::AreaSettings::default()).unwrap();
+        store.store(zswap_core::SwapEntry::new(3, 0).unwrap(), &marked(0, 0)).unwrap();
+        store.publish_metrics();
+        let recorded = recorder.0.lock().unwrap().clone();
+        let of_area = "zswap_pool_objects store=pages zpool=zbud compressor=trim1 area=3";
+        assert_eq!(recorded.get(of_area), Some(&1.0), "{recorded:#?}");
     });
 }
 
