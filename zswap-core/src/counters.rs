@@ -117,6 +117,12 @@ pub(crate) fn sum<'a>(counters: impl Iterator<Item = &'a Counters>, counter: Cou
     sum.max(0) as u64
 }
 
+/// Returns about how many pages are in pools, from the counters that `get` returns.
+pub(crate) fn pooled_pages(get: impl Fn(Counter) -> u64) -> u64 {
+    let elsewhere = get(Counter::SameFilledPages) + get(Counter::DevicePages);
+    get(Counter::StoredPages).saturating_sub(elsewhere)
+}
+
 /// Returns statistics that have only the counters' figures, which `get` returns. All other figures are 0.
 pub(crate) fn stats(get: impl Fn(Counter) -> u64) -> ZswapStats {
     ZswapStats {

@@ -39,27 +39,27 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(max_pool: Option<usize>, max_all: Option<usize>, accept_percent: u8) -> Self {
-        let limits = Limits {
-            budget: Arc::new(PageBudget::new(usize::MAX)),
-            max_pool: AtomicUsize::new(max_pool.unwrap_or(usize::MAX)),
-            max_all: AtomicUsize::new(max_all.unwrap_or(usize::MAX)),
-            rest: AtomicUsize::new(0),
-            accept_percent,
-            closed: AtomicBool::new(false),
-        };
-        limits.apply();
-        limits
+        Self::over(PageBudget::new(usize::MAX), max_pool, max_all, accept_percent)
     }
 
     /// Makes the limits of a part of the store, with a limit `max_pool` of its own. What the part uses counts in
     /// the store's budget, too.
     pub(crate) fn part(&self, max_pool: Option<usize>) -> Self {
+        Self::over(PageBudget::part_of(self.budget.clone()), max_pool, None, self.accept_percent)
+    }
+
+    fn over(
+        budget: PageBudget,
+        max_pool: Option<usize>,
+        max_all: Option<usize>,
+        accept_percent: u8,
+    ) -> Self {
         let limits = Limits {
-            budget: Arc::new(PageBudget::part_of(self.budget.clone())),
+            budget: Arc::new(budget),
             max_pool: AtomicUsize::new(max_pool.unwrap_or(usize::MAX)),
-            max_all: AtomicUsize::new(usize::MAX),
+            max_all: AtomicUsize::new(max_all.unwrap_or(usize::MAX)),
             rest: AtomicUsize::new(0),
-            accept_percent: self.accept_percent,
+            accept_percent,
             closed: AtomicBool::new(false),
         };
         limits.apply();

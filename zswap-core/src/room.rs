@@ -189,8 +189,7 @@ impl Zswap {
     }
 
     /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page, and there
-    /// is no device or writeback is switched off, also closes what is
-    /// full.
+    /// is no device or writeback is switched off, also closes what is full.
     fn no_room(&self, full: Full<'_>, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -305,7 +304,7 @@ impl Zswap {
                 }
                 Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
                 Some(WritebackError::Reentrant) => Round::Reentrant,
-                // Writeback was switched off after the check above.
+                // No page may be written, and none is clean.
                 Some(_) => Round::Nothing(LimitReason::NoDevice),
                 None if done.unreadable > 0 => Round::Unreadable(done.unreadable),
                 None if self.are_stuck(full) => Round::Nothing(LimitReason::NoDevice),

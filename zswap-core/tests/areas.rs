@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
+use common::areas::{builder, check, of, pages, put, with_device};
 #[cfg(feature = "zstd")]
 use common::page;
 use common::rig::marked;
@@ -22,43 +23,17 @@ use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{MemorySwapDevice, SwapDevice};
 use zswap_core::{
     AreaSettings, BuildError, LimitReason, LoadError, PAGE_SIZE, Page, Promotion, ShrinkerPolicy,
-    StoreError, SwapEntry, WritebackError, Zswap, ZswapBuilder,
+    StoreError, SwapEntry, WritebackError, Zswap,
 };
 
 /// Two tenants, with areas of their own.
 const QUIET: u8 = 3;
 const LOUD: u8 = 200;
 
-fn of(area: u8, offset: u64) -> SwapEntry {
-    SwapEntry::new(area, offset).unwrap()
-}
-
-fn builder() -> ZswapBuilder {
-    Zswap::builder().zpool("zbud").compressor("null").promotion(Promotion::Never)
-}
-
-fn with_device(pages: u64) -> ZswapBuilder {
-    builder().swap_device(Arc::new(MemorySwapDevice::new(pages)))
-}
-
-fn store(store: &Zswap, area: u8, offset: u64) -> Result<(), StoreError> {
-    store.store(of(area, offset), &marked(u64::from(area) << 32 | offset, 1))
-}
-
-fn check(store: &Zswap, area: u8, offset: u64) {
-    let mut back = Box::new([7; PAGE_SIZE]);
-    store.load(of(area, offset), &mut back).unwrap();
-    assert!(back == marked(u64::from(area) << 32 | offset, 1), "{area} {offset}");
-}
-
 /// Returns the area's pages in pools, and those on the device.
 fn places(store: &Zswap, area: u8) -> (usize, usize) {
     let stats = store.area(area).unwrap().stats();
     (stats.pools.iter().map(|pool| pool.objects).sum(), stats.device_pages)
-}
-
-fn pages(count: u64) -> usize {
-    count as usize * PAGE_SIZE
 }
 
 #[test]
@@ -69,9 +44,9 @@ fn a_tenant_that_floods_its_area_moves_no_page_of_another() {
         let settings = AreaSettings::default().max_pool_bytes(pages(100));
         tenants.add_area(area, settings).unwrap();
     }
-    (0..80).for_each(|n| store(&tenants, QUIET, n).unwrap());
-    (0..80).for_each(|n| store(&tenants, 0, n).unwrap());
-    (0..2000).for_each(|n| store(&tenants, LOUD, n).unwrap());
+    (0..80).for_each(|n| put(&tenants, QUIET, n).unwrap());
+    (0..80).for_each(|n| put(&tenants, 0, n).unwrap());
+    (0..2000).for_each(|n| put(&tenants, LOUD, n).unwrap());
     assert_eq!(places(&tenants, QUIET), (80, 0));
     let (in_pools, on_device) = places(&tenants, LOUD);
     assert_eq!(in_pools + on_device, 2000);
@@ -94,9 +69,9 @@ fn at_the_limit_of_the_store_the_largest_goes_first_and_protected_pages_stay() {
     let protected = AreaSettings::default().protected_pool_bytes(pages(60));
     tenants.add_area(QUIET, protected).unwrap();
     tenants.add_area(LOUD, AreaSettings::default().max_pool_bytes(pages(1000))).unwrap();
-    (0..50).for_each(|n| store(&tenants, QUIET, n).unwrap());
-    (0..30).for_each(|n| store(&tenants, 0, n).unwrap());
-    (0..2000).for_each(|n| store(&tenants, LOUD, n).unwrap());
+    (0..50).for_each(|n| put(&tenants, QUIET, n).unwrap());
+    (0..30).for_each(|n| put(&tenants, 0, n).unwrap());
+    (0..2000).for_each(|n| put(&tenants, LOUD, n).unwrap());
     // Each page in a pool takes a page.
     let used = |area: u8| places(&tenants, area).0;
     // The loud one has 120 pages or so, and is the largest. So nobody else loses any.
@@ -105,7 +80,7 @@ fn at_the_limit_of_the_store_the_largest_goes_first_and_protected_pages_stay() {
     assert_eq!(tenants.stats().device_loads, 0);
     assert!((80..140).contains(&used(LOUD)), "{}", used(LOUD));
     // Beyond what is protected, the quiet one is like others: it gets room from the largest, until it is the largest.
-    (50..2000).for_each(|n| store(&tenants, QUIET, n).unwrap());
+    (50..2000).for_each(|n| put(&tenants, QUIET, n).unwrap());
     assert!(used(QUIET) > 85 && used(QUIET) < 140, "{}", used(QUIET));
     // Both exceed what is protected by the same, give or take what one store frees: three segments of 15 pages.
     let excess = used(QUIET) - 60;
@@ -120,7 +95,7 @@ fn at_the_limit_of_the_store_the_largest_goes_first_and_protected_pages_stay() {
     tenants.area(QUIET).unwrap().set_protected_pool_bytes(usize::MAX).unwrap();
     let (loud, own) = (places(&tenants, LOUD).1, places(&tenants, QUIET).1);
     let alone = tenants.stats().device_pages - loud - own;
-    (2000..2300).for_each(|n| store(&tenants, QUIET, n).unwrap());
+    (2000..2300).for_each(|n| put(&tenants, QUIET, n).unwrap());
     assert_eq!(places(&tenants, LOUD).1, loud);
     let others = tenants.stats().device_pages - loud - places(&tenants, QUIET).1;
     assert!(others >= alone && others <= 30, "{others} of 30 unprotected pages");
@@ -132,11 +107,11 @@ fn without_a_device_only_the_full_area_refuses_pages() {
         let builder = builder().zpool(zpool).accept_threshold_percent(*percent);
         let tenants = builder.max_pool_bytes(pages(500)).build().unwrap();
         tenants.add_area(LOUD, AreaSettings::default().max_pool_bytes(pages(50))).unwrap();
-        let refused = (0..).find_map(|n| store(&tenants, LOUD, n).err()).unwrap();
+        let refused = (0..).find_map(|n| put(&tenants, LOUD, n).err()).unwrap();
         let (reason, limit) = (LimitReason::NoDevice, pages(50));
         let StoreError::PoolLimit { entry, .. } = refused else { panic!("{refused}") };
         assert_eq!(refused, StoreError::PoolLimit { entry, limit, reason });
-        (0..100).for_each(|n| store(&tenants, 0, n).unwrap());
+        (0..100).for_each(|n| put(&tenants, 0, n).unwrap());
         let loud = tenants.area(LOUD).unwrap();
         let stats = loud.stats();
         assert_eq!((stats.reject_reclaim_fail, stats.reject_no_device), (1, 1));
@@ -145,16 +120,16 @@ fn without_a_device_only_the_full_area_refuses_pages() {
         let held = loud.len() as u64;
         assert!((40..=50).contains(&held), "{held}");
         assert!(tenants.invalidate(of(LOUD, 0)));
-        assert_eq!(store(&tenants, LOUD, 0).is_ok(), *percent == 100, "{zpool}");
+        assert_eq!(put(&tenants, LOUD, 0).is_ok(), *percent == 100, "{zpool}");
         (1..held / 4).for_each(|n| assert!(tenants.invalidate(of(LOUD, n))));
-        store(&tenants, LOUD, 0).unwrap();
+        put(&tenants, LOUD, 0).unwrap();
         // The limit of the store is another one.
-        let refused = (100..).find_map(|n| store(&tenants, 0, n).err()).unwrap();
+        let refused = (100..).find_map(|n| put(&tenants, 0, n).err()).unwrap();
         assert!(matches!(refused, StoreError::PoolLimit { limit, .. } if limit == pages(500)));
-        assert!(store(&tenants, LOUD, 1).is_err(), "the store is full");
+        assert!(put(&tenants, LOUD, 1).is_err(), "the store is full");
         loud.set_max_pool_bytes(None).unwrap();
         tenants.set_max_pool_bytes(None).unwrap();
-        (0..100).for_each(|n| store(&tenants, LOUD, n).unwrap());
+        (0..100).for_each(|n| put(&tenants, LOUD, n).unwrap());
     }
 }
 
@@ -162,20 +137,20 @@ fn without_a_device_only_the_full_area_refuses_pages() {
 fn pages_of_an_area_with_writeback_switched_off_stay_in_memory() {
     let tenants = with_device(5000).max_pool_bytes(pages(100)).build().unwrap();
     tenants.add_area(QUIET, AreaSettings::default().writeback_enabled(false)).unwrap();
-    (0..40).for_each(|n| store(&tenants, QUIET, n).unwrap());
-    (0..500).for_each(|n| store(&tenants, 0, n).unwrap());
+    (0..40).for_each(|n| put(&tenants, QUIET, n).unwrap());
+    (0..500).for_each(|n| put(&tenants, 0, n).unwrap());
     assert_eq!(places(&tenants, QUIET), (40, 0));
     let quiet = tenants.area(QUIET).unwrap();
     assert_eq!(quiet.shrink(10), Err(WritebackError::NoDevice));
     assert!(tenants.shrink(1000).unwrap() > 0);
     assert_eq!(places(&tenants, QUIET), (40, 0));
     // It gets the room of the others, and then it is refused.
-    let refused = (40..).find_map(|n| store(&tenants, QUIET, n).err().map(|e| (n, e))).unwrap();
+    let refused = (40..).find_map(|n| put(&tenants, QUIET, n).err().map(|e| (n, e))).unwrap();
     assert!(refused.0 >= 90, "{refused:?}");
     let StoreError::PoolLimit { reason, .. } = refused.1 else { panic!("{refused:?}") };
     assert_eq!(reason, LimitReason::NoDevice);
     quiet.set_writeback_enabled(true);
-    (40..200).for_each(|n| store(&tenants, QUIET, n).unwrap());
+    (40..200).for_each(|n| put(&tenants, QUIET, n).unwrap());
     assert_eq!(quiet.shrink(7), Ok(7));
     tenants.set_writeback_enabled(false);
     assert_eq!(quiet.shrink(7), Err(WritebackError::NoDevice));
@@ -191,7 +166,7 @@ fn each_area_has_its_own_backend_and_compressor_and_switches_alone() {
     tenants.add_area(QUIET, AreaSettings::default().zpool(&zpool)).unwrap();
     tenants.add_area(LOUD, AreaSettings::default().compressor("null")).unwrap();
     for area in [0, QUIET, LOUD] {
-        (0..60).for_each(|n| store(&tenants, area, n).unwrap());
+        (0..60).for_each(|n| put(&tenants, area, n).unwrap());
     }
     let pools = |area: u8| {
         let stats = tenants.area(area).unwrap().stats();
@@ -205,7 +180,7 @@ fn each_area_has_its_own_backend_and_compressor_and_switches_alone() {
     let loud = tenants.area(LOUD).unwrap();
     for name in backends() {
         loud.set_zpool(&name).unwrap();
-        (0..10).for_each(|n| store(&tenants, LOUD, n).unwrap());
+        (0..10).for_each(|n| put(&tenants, LOUD, n).unwrap());
     }
     assert_eq!(pools(QUIET), [(zpool.clone(), 60)]);
     assert!(matches!(loud.set_zpool("zlab"), Err(BuildError::Zpool(_))));
@@ -265,7 +240,7 @@ fn recompression_of_an_area_leaves_others_alone() {
 fn an_area_is_added_before_its_first_page_or_not_at_all() {
     let tenants = builder().build().unwrap();
     let add = |area| tenants.add_area(area, AreaSettings::default());
-    store(&tenants, 1, 0).unwrap();
+    put(&tenants, 1, 0).unwrap();
     assert_eq!(add(1), Err(BuildError::AreaTaken { swap_type: 1 }));
     tenants.invalidate(of(1, 0));
     assert_eq!(add(1), Err(BuildError::AreaTaken { swap_type: 1 }), "it may have had readers");
@@ -280,9 +255,9 @@ fn an_area_is_added_before_its_first_page_or_not_at_all() {
     add(4).unwrap();
     assert!(tenants.area(1).is_none() && tenants.area(4).unwrap().is_empty());
     // An emptied area can be used again.
-    (0..9).for_each(|n| store(&tenants, 4, n).unwrap());
+    (0..9).for_each(|n| put(&tenants, 4, n).unwrap());
     assert_eq!(tenants.invalidate_area(4), 9);
-    (0..9).for_each(|n| store(&tenants, 4, n).unwrap());
+    (0..9).for_each(|n| put(&tenants, 4, n).unwrap());
     let entries: Vec<_> = tenants.area(4).unwrap().entries().collect();
     assert_eq!(entries, (0..9).map(|n| of(4, n)).collect::<Vec<_>>());
 }
@@ -301,7 +276,7 @@ fn an_area_that_is_added_during_its_first_store_is_one_or_the_other() {
         let added = AtomicUsize::new(0);
         let (tenants, added) = (&tenants, &added);
         thread::scope(|scope| {
-            scope.spawn(|| (0..40).for_each(|area| store(tenants, area, 0).unwrap()));
+            scope.spawn(|| (0..40).for_each(|area| put(tenants, area, 0).unwrap()));
             for _ in 0..2 {
                 scope.spawn(|| {
                     for area in (0..40).rev() {
@@ -349,7 +324,7 @@ fn promotion_is_by_the_policy_of_the_area() {
     tenants.add_area(QUIET, AreaSettings::default().promotion(Promotion::Always)).unwrap();
     tenants.add_area(LOUD, AreaSettings::default()).unwrap();
     for area in [QUIET, LOUD] {
-        (0..20).for_each(|n| store(&tenants, area, n).unwrap());
+        (0..20).for_each(|n| put(&tenants, area, n).unwrap());
         assert_eq!(tenants.area(area).unwrap().shrink(20), Ok(20));
         (0..20).for_each(|n| check(&tenants, area, n));
     }
@@ -375,10 +350,10 @@ fn the_background_shrinker_watches_each_area() {
     tenants.add_area(LOUD, AreaSettings::default().max_pool_bytes(pages(40))).unwrap();
     tenants.add_area(9, AreaSettings::default().max_pool_bytes(large * PAGE_SIZE)).unwrap();
     tenants.add_area(QUIET, AreaSettings::default()).unwrap();
-    (0..100).for_each(|n| store(&tenants, QUIET, n).unwrap());
-    (0..36).for_each(|n| store(&tenants, LOUD, n).unwrap());
+    (0..100).for_each(|n| put(&tenants, QUIET, n).unwrap());
+    (0..36).for_each(|n| put(&tenants, LOUD, n).unwrap());
     eventually("the area is at its threshold", || places(&tenants, LOUD).0 <= 20);
-    (0..large as u64 * 9 / 10).for_each(|n| store(&tenants, 9, n).unwrap());
+    (0..large as u64 * 9 / 10).for_each(|n| put(&tenants, 9, n).unwrap());
     let threshold = large / 2 + segment / PAGE_SIZE;
     eventually("the large area is near its threshold", || places(&tenants, 9).0 <= threshold);
     assert_eq!(shrinker.stop().last_error, None);
@@ -407,7 +382,7 @@ fn the_tables_of_areas_count_and_must_fit() {
     };
     assert!(matches!(refused, BuildError::LimitTooSmall { .. }), "{refused}");
     assert!(added <= 2, "{added}");
-    store(&small, added, 0).unwrap();
+    put(&small, added, 0).unwrap();
 }
 
 /// Threads use three areas, one with pools that switch, one at its limit. Figures and pages are right all the time.

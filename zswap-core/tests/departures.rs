@@ -13,19 +13,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 
+use common::areas::builder;
 use common::at;
 use common::rig::{check, marked};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
 use zswap_core::{
-    AreaSettings, Departure, LimitReason, LoadError, PAGE_SIZE, Promotion, StoreError, SwapEntry,
+    AreaSettings, Departure, LimitReason, LoadError, PAGE_SIZE, StoreError, SwapEntry,
     WritebackError, Zswap, ZswapBuilder,
 };
 
 type Heard = Arc<Mutex<Vec<(u64, Departure)>>>;
-
-fn builder() -> ZswapBuilder {
-    Zswap::builder().zpool("zbud").compressor("null").promotion(Promotion::Never)
-}
 
 fn listening(builder: ZswapBuilder) -> (ZswapBuilder, Heard) {
     let heard = Heard::default();

@@ -16,36 +16,15 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::areas::{builder, of, pages, put, with_device};
 use common::at;
 use common::rig::marked;
 use compressors::{Acomp, AcompCompletions, AcompDone, AcompRequest, Scomp};
 use zswap_core::device::{Geometry, MemorySwapDevice};
-use zswap_core::{
-    AreaSettings, LimitReason, PAGE_SIZE, Promotion, StoreError, SwapEntry, Zswap, ZswapBuilder,
-};
+use zswap_core::{AreaSettings, LimitReason, PAGE_SIZE, StoreError, SwapEntry, Zswap};
 
 /// Stores of each thread.
 const ROUNDS: u64 = 3000;
-
-fn of(area: u8, offset: u64) -> SwapEntry {
-    SwapEntry::new(area, offset).unwrap()
-}
-
-fn builder() -> ZswapBuilder {
-    Zswap::builder().zpool("zbud").compressor("null").promotion(Promotion::Never)
-}
-
-fn with_device(pages: u64) -> ZswapBuilder {
-    builder().swap_device(Arc::new(MemorySwapDevice::new(pages)))
-}
-
-fn put(store: &Zswap, area: u8, offset: u64) -> Result<(), StoreError> {
-    store.store(of(area, offset), &marked(u64::from(area) << 32 | offset, 1))
-}
-
-fn pages(n: usize) -> usize {
-    n * PAGE_SIZE
-}
 
 /// Threads of one tenant at its own limit: the store has none. Other threads make room in the area all the time.
 #[test]

@@ -11,9 +11,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::area::Area;
 use crate::background::{Background, Next, Stop};
-use crate::counters::Counter;
+use crate::counters::{Counter, pooled_pages};
 use crate::error::WritebackError;
 use crate::limits::{Limits, percent_of};
 use crate::moves::victims::From;
@@ -229,7 +228,8 @@ impl Zswap {
         for area in self.areas.all() {
             let Some(swap_type) = area.swap_type else { continue };
             let loads = area.counters.get(Counter::DeviceLoads);
-            let held = Held { limits: &area.limits, loads, pages: pooled_pages_of(area) };
+            let pages = pooled_pages(|counter| area.counters.get(counter));
+            let held = Held { limits: &area.limits, loads, pages };
             let pace = &mut pace[usize::from(swap_type)];
             self.shrink_for(&held, From::Area(area), policy, pace, stop, &mut done);
         }
@@ -284,13 +284,6 @@ impl Zswap {
         done.error = done.error.take().or(now.error);
         done.passed_by = done.passed_by.take().or(now.passed_by);
     }
-}
-
-/// Returns about how many pages are in the pools of an area.
-fn pooled_pages_of(area: &Area) -> u64 {
-    let get = |counter| area.counters.get(counter);
-    let elsewhere = get(Counter::SameFilledPages) + get(Counter::DevicePages);
-    get(Counter::StoredPages).saturating_sub(elsewhere)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -13,7 +13,7 @@
 //! A page that the program's filter calls clean is dropped instead, and needs no device.
 
 use crate::area::Area;
-use crate::counters::Counter;
+use crate::counters::{Counter, pooled_pages};
 use crate::departure::Departure;
 use crate::error::WritebackError;
 use crate::moves::outgoing::{Leaving, Outgoing, Picked, pick};
@@ -478,8 +478,6 @@ impl<'s> Writer<'s> {
 impl Zswap {
     /// Returns about how many pages are in the pools.
     pub(crate) fn pooled_pages(&self) -> u64 {
-        let elsewhere = self.areas.count(Counter::SameFilledPages)
-            + self.backing.as_ref().map_or(0, |segments| segments.figures().objects);
-        self.areas.count(Counter::StoredPages).saturating_sub(elsewhere)
+        pooled_pages(|counter| self.areas.count(counter))
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod areas;
 pub(crate) mod rig;
 
 use std::thread;
