@@ -32,7 +32,7 @@ pub(crate) fn check(store: &Zswap, area: u8, offset: u64) {
     assert!(back == marked(u64::from(area) << 32 | offset, 1), "{area} {offset}");
 }
 
-/// Returns the bytes of so many pages.
+/// Returns the bytes of `count` pages.
 pub(crate) fn pages(count: u64) -> usize {
     count as usize * PAGE_SIZE
 }
