@@ -156,8 +156,8 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page of a locked slot, and unlocks the slot. If the slot names an object, unlocks it as soon as
-    /// the object is pinned; otherwise after the read.
+    /// Reads the page of a locked slot. Unlocks the slot as soon as the object that it names is pinned, or the pattern
+    /// is read: `page` is the caller's memory, and is not touched under the lock.
     fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
         match slot.word().content() {
             Content::Object { bits, priority, huge } => {
@@ -171,11 +171,21 @@ impl Zram {
                 drop(slot);
                 self.load(index, &object?, page)
             }
-            Content::Empty | Content::Same(_) => self.read_locked(index, &slot, page),
+            Content::Empty => {
+                drop(slot);
+                page.fill(0);
+                Ok(())
+            }
+            Content::Same(packed) => {
+                let pattern = self.patterns.unpack(packed);
+                drop(slot);
+                fill(page, pattern);
+                Ok(())
+            }
         }
     }
 
-    /// Reads the page of a locked slot. The slot stays locked.
+    /// Reads the page of a locked slot into a page of this crate. The slot stays locked.
     pub(crate) fn read_locked(
         &self,
         index: u64,

@@ -109,9 +109,14 @@ impl Zram {
             let from = &bytes[part.of_range];
             match <&Page>::try_from(from) {
                 Ok(page) => self.write_page(part.index, page),
-                Err(_) => self.change_page(part.index, |page| {
-                    page[part.on_page].copy_from_slice(from);
-                }),
+                Err(_) => {
+                    // The caller's memory is read before the slot is locked: the read may cause a fault, which a
+                    // handler of the program takes long for.
+                    let mut copy = [0; PAGE_SIZE];
+                    let copy = &mut copy[..from.len()];
+                    copy.copy_from_slice(from);
+                    self.change_page(part.index, |page| page[part.on_page].copy_from_slice(copy))
+                }
             }
         })
     }

@@ -49,6 +49,17 @@ impl Zswap {
         Ok(())
     }
 
+    /// Returns the limit on the bytes of everything; `None` if there is none.
+    ///
+    /// ```
+    /// let store = zswap_core::Zswap::builder().max_bytes(1 << 30).build()?;
+    /// assert_eq!(store.max_bytes(), Some(1 << 30));
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
+    pub fn max_bytes(&self) -> Option<usize> {
+        if self.is_here() { self.limits.max_all() } else { None }
+    }
+
     /// Checks a limit on everything. `more` bytes are about to be added to what the store keeps.
     pub(crate) fn check_max_bytes(
         &self,
@@ -86,6 +97,36 @@ impl Zswap {
             [figures.metadata_bytes, cached, pool.spare_bytes()]
         });
         // A user's backend or codec may report any number, so the sums must not overflow, here and below.
+        let own = self.table_bytes().saturating_add(self.recipe.codecs.context_bytes());
+        pools.flatten().fold(own, usize::saturating_add)
+    }
+
+    /// Returns the bytes of everything that the store keeps in memory, as
+    /// [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes) counts them: pools with their warm pages, index,
+    /// patterns, contexts and device tables. This is the sum that `max_bytes` limits. Allocates nothing, and is
+    /// cheap enough to be called after every few pages. Returns 0 in a child after `fork`.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let before = store.memory_bytes();
+    /// store.store(SwapEntry::new(0, 7)?, &core::array::from_fn(|i| (i % 251) as u8))?;
+    /// assert!(store.memory_bytes() > before);
+    /// assert_eq!(store.memory_bytes(), store.stats().memory_bytes());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// Takes the short locks of the tables and the backends.
+    pub fn memory_bytes(&self) -> usize {
+        if !self.is_here() {
+            return 0;
+        }
+        let pools = self.all_pools().map(|pool| {
+            let figures = pool.stats();
+            [figures.pool_bytes(), figures.metadata_bytes, pool.spare_bytes()]
+        });
         let own = self.table_bytes().saturating_add(self.recipe.codecs.context_bytes());
         pools.flatten().fold(own, usize::saturating_add)
     }

@@ -49,6 +49,7 @@ pub struct ZswapBuilder {
     promotion: Promotion,
     listener: Option<Contained<Listener>>,
     clean_filter: Option<Contained<CleanFilter>>,
+    in_fault_handler: bool,
     acomp: Contained<Arc<dyn Acomp>>,
     #[cfg(feature = "metrics")]
     metrics: Option<String>,
@@ -72,6 +73,7 @@ impl ZswapBuilder {
             promotion: Promotion::default(),
             listener: None,
             clean_filter: None,
+            in_fault_handler: false,
             acomp: Contained::new(Arc::new(Scomp)),
             #[cfg(feature = "metrics")]
             metrics: None,
@@ -353,6 +355,34 @@ impl ZswapBuilder {
         self
     }
 
+    /// Sets whether the store is called by a handler of page faults. Default: no.
+    ///
+    /// Such a handler runs on the thread that faults, in the middle of whatever that thread does: it may be storing
+    /// a page of the memory that faults into another store, or be about to end. With this setting, the store's
+    /// compression contexts may be taken by a thread that already holds a context of a store without it, or whose
+    /// thread-locals are gone, once. So [`Zswap::store`], [`Zswap::load`], [`Zswap::take`] and
+    /// [`Zswap::invalidate`] do not fail because of what the interrupted call holds. A thread that holds a context of
+    /// a store with this setting and asks for any context, of any store, gets an error `Reentrant` as without it.
+    ///
+    /// What the handler must see to:
+    /// * The memory that faults holds neither the store nor what the store uses: its codecs, its backends, its
+    ///   device, and the allocator. A fault in these can find locks held that its handling needs.
+    /// * If the store's device keeps its pages in another store, then that store has this setting, too.
+    /// * In debug builds, the handler sets the ranks of the interrupted call's locks aside
+    ///   (`zpool_base::lockdep::interrupted`).
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().compressor("lz4").in_fault_handler(true).build()?;
+    /// store.store(SwapEntry::new(0, 1)?, &[7; zswap_core::PAGE_SIZE])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn in_fault_handler(mut self, in_fault_handler: bool) -> Self {
+        self.in_fault_handler = in_fault_handler;
+        self
+    }
+
     /// Sets whether pages may be written back, if there is a device. Default: yes.
     /// [`Zswap::set_writeback_enabled`] changes it later.
     pub fn writeback_enabled(mut self, enabled: bool) -> Self {
@@ -406,12 +436,16 @@ impl ZswapBuilder {
     /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it, or the
     ///   system refuses the key of an encrypted one.
     /// * [`BuildError::Reentrant`] if `max_bytes` is set and this thread is ending or holds a compression
-    ///   context. A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
+    ///   context that this store's do not go with ([`in_fault_handler`](Self::in_fault_handler)). A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
-        let recipe = PoolRecipe { recipe: self.recipe, codecs: KeptCodecs::default() };
+        let recipe = PoolRecipe {
+            recipe: self.recipe,
+            codecs: KeptCodecs::default(),
+            in_fault_handler: self.in_fault_handler,
+        };
         let compressor = self.compressor.as_deref().unwrap_or(recipe.recipe.default_compressor());
         let part = limits.part(None);
         let pool = recipe.pool(&self.zpool, compressor, &part)?;

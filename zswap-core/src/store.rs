@@ -739,6 +739,16 @@ impl Zswap {
         }
     }
 
+    /// Returns whether the store has a device to write pages back to.
+    ///
+    /// ```
+    /// assert!(!zswap_core::Zswap::builder().build()?.has_device());
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
+    pub fn has_device(&self) -> bool {
+        self.backing.is_some()
+    }
+
     /// Returns all pools that are alive, of all areas. Allocates nothing.
     pub(crate) fn all_pools(&self) -> impl Iterator<Item = Arc<Pool>> {
         self.areas.all().flat_map(|area| area.pools.all())

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use common::{at, page};
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::{Geometry, NullSwapDevice};
-use zswap_core::{PAGE_SIZE, StoreError, Zswap};
+use zswap_core::device::{Geometry, MemorySwapDevice, NullSwapDevice};
+use zswap_core::{AreaSettings, PAGE_SIZE, StoreError, SwapEntry, Zswap};
 
 const MIB: usize = 1 << 20;
 /// The environment variable that is set in the child process, which measures.
@@ -47,9 +47,10 @@ fn rss() -> usize {
 }
 
 /// Checks that the memory that the store reports differs from the growth of the process by at most 2 percent
-/// plus 1 MiB.
+/// plus 1 MiB. Checks that the store reports the same sum without its other figures.
 fn agrees(what: &str, store: &Zswap, before: usize) {
     let (said, grown) = (store.stats().memory_bytes(), rss() - before);
+    assert_eq!(store.memory_bytes(), said, "{what}");
     let off = said.abs_diff(grown);
     assert!(off <= grown / 50 + MIB, "{what}: says {said}, has grown by {grown}");
 }
@@ -73,6 +74,44 @@ fn the_sum_is_what_the_process_has_grown_by() {
             store.compact().unwrap();
             agrees(&format!("{zpool}, three quarters dropped"), &store, before);
         }
+    }
+}
+
+/// A store that has something of everything that is counted.
+#[test]
+fn the_sum_by_itself_is_that_of_the_figures() {
+    let same = |store: &Zswap, what: &str| {
+        let (alone, stats) = (store.memory_bytes(), store.stats());
+        assert_eq!(alone, stats.memory_bytes(), "{what}");
+        alone
+    };
+    for zpool in ["zsmalloc", "z3fold", "zbud"] {
+        let device = Arc::new(MemorySwapDevice::new(1000));
+        let builder = Zswap::builder().zpool(zpool).compressor("zstd").swap_device(device);
+        let store = builder.checksums(true).build().unwrap();
+        let mut last = same(&store, "empty");
+        let mut grows = |what: &str| {
+            let now = same(&store, what);
+            assert!(now > last, "{what}: {now}, {last} before");
+            last = now;
+        };
+        (0..100).for_each(|n| store.store(at(n), &page(n)).unwrap());
+        grows("pages, patterns and contexts");
+        let pages: Vec<_> = (100..116).map(page).collect();
+        let batch: Vec<_> = (100..).map(at).zip(pages.iter().map(|page| &**page)).collect();
+        store.store_batch(&batch).unwrap();
+        grows("contexts for batches");
+        store.set_compressor("lz4").unwrap();
+        (200..300).for_each(|n| store.store(at(n), &page(n)).unwrap());
+        grows("two pools");
+        store.add_area(9, AreaSettings::default()).unwrap();
+        store.store(SwapEntry::new(9, 1).unwrap(), &page(4)).unwrap();
+        grows("an area");
+        store.shrink(50).unwrap();
+        assert!(store.stats().device_pages > 0);
+        same(&store, "pages on the device");
+        store.invalidate_area(0);
+        same(&store, "no pages");
     }
 }
 

@@ -311,6 +311,10 @@ const CALLS: &[Call] = &[
         assert_eq!(stats.stored_pages, rig.held.len());
         assert!(stats.memory_bytes() > 0 && (REFUSED.get() > 0 || stats.pools.len() == 1));
     }),
+    ("memory_bytes", |rig, _| {
+        let bytes = short(Plan::From(1), || rig.store.memory_bytes());
+        assert_eq!((bytes, ASKED.get()), (rig.store.stats().memory_bytes(), 0));
+    }),
     ("trim and compact", |rig, plan| {
         (0..PAGES).filter(|n| n % 3 > 0).for_each(|n| {
             rig.store.invalidate(at(n));

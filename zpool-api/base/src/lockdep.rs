@@ -8,8 +8,13 @@
 //! context has no rank, because its holder may sleep. Taking such a context may block, so the thread must
 //! hold no ranked lock.
 //!
+//! A fault handler runs within whatever its thread does, perhaps under ranked locks. It sets their ranks aside
+//! ([`interrupted`]).
+//!
 //! All of this compiles to nothing in release builds. The same is true under loom, because its threads
 //! share one thread-local.
+
+use core::marker::PhantomData;
 
 use crate::sync::LOCKDEP;
 
@@ -68,6 +73,45 @@ pub fn might_sleep(what: &str) {
     }
 }
 
+/// The ranks that the interrupted code holds. They are set aside until this is dropped.
+#[must_use = "the ranks are set aside only while this lives"]
+#[derive(Debug)]
+pub struct Interrupted {
+    held: u8,
+    /// The ranks are those of this thread, so the value stays on it.
+    _thread: PhantomData<*const ()>,
+}
+
+/// Sets aside the ranks of the locks that this thread holds. For a handler that runs on a thread in the middle of
+/// other code, such as a handler of page faults: until the result is dropped, the thread counts as holding no ranked
+/// lock. Allocates nothing and never fails.
+///
+/// The handler must not wait for a lock that the interrupted code may hold. This is not checked.
+///
+/// ```
+/// use zpool_base::lockdep::{Rank, acquire, interrupted, might_sleep};
+///
+/// let _of_the_interrupted_code = acquire(Rank::Leaf);
+/// let handler = interrupted();
+/// might_sleep("a page request");
+/// drop(acquire(Rank::Entry));
+/// drop(handler);
+/// ```
+#[inline]
+pub fn interrupted() -> Interrupted {
+    let held = if LOCKDEP { checks::replace(0) } else { 0 };
+    Interrupted { held, _thread: PhantomData }
+}
+
+impl Drop for Interrupted {
+    #[inline]
+    fn drop(&mut self) {
+        if LOCKDEP {
+            checks::replace(self.held);
+        }
+    }
+}
+
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
@@ -116,6 +160,12 @@ mod checks {
         let _ = HELD.try_with(|held| held.set(held.get() & !bit(rank)));
     }
 
+    /// Replaces the bits of the ranks that the thread holds. Returns the old ones; none if the thread is ending and
+    /// nothing is checked.
+    pub(super) fn replace(held: u8) -> u8 {
+        HELD.try_with(|old| old.replace(held)).unwrap_or(0)
+    }
+
     pub(super) fn might_sleep(what: &str) {
         let _ = HELD.try_with(|held| {
             let under = innermost(held.get());
@@ -156,6 +206,38 @@ mod tests {
             assert!(fired.is_err(), "{outer:?} then {inner:?}");
         }
         drop(acquire(Rank::Entry));
+    }
+
+    #[test]
+    fn a_handler_is_not_under_the_locks_of_what_it_interrupts() {
+        let fires = |check: fn()| catch_unwind(check).is_err();
+        let held = acquire(Rank::Pool);
+        for _ in 0..2 {
+            let handler = interrupted();
+            might_sleep("a page request");
+            let (outer, inner) = (acquire(Rank::Entry), acquire(Rank::Pool));
+            assert!(fires(|| might_sleep("under the handler's own locks")));
+            {
+                // A handler within a handler.
+                let _inner = interrupted();
+                drop(acquire(Rank::Entry));
+            }
+            assert!(fires(|| drop(acquire(Rank::Pool))));
+            drop((outer, inner));
+            drop(handler);
+            assert!(fires(|| might_sleep("under the interrupted code's lock")));
+            assert!(fires(|| drop(acquire(Rank::Entry))));
+            drop(acquire(Rank::Leaf));
+        }
+        drop(held);
+        might_sleep("nothing held");
+        // A panic of the handler restores the ranks, too.
+        let _held = acquire(Rank::Leaf);
+        assert!(fires(|| {
+            let _handler = interrupted();
+            panic!("on purpose");
+        }));
+        assert!(fires(|| might_sleep("under the interrupted code's lock")));
     }
 
     #[test]

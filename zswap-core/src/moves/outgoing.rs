@@ -83,7 +83,8 @@ pub(crate) struct Outgoing<'s> {
 impl<'s> Outgoing<'s> {
     /// Begins a segment. If none is free, cleans some.
     pub(crate) fn begin(store: &'s Zswap, segments: &'s Segments) -> Result<Self, DeviceError> {
-        let alone = !Nested::is_inner(core::ptr::from_ref(store).addr());
+        let alone =
+            !Nested::is_inner(core::ptr::from_ref(store).addr(), store.recipe.in_fault_handler);
         let draft = segments.draft_or_clean(&Names(store), alone)?;
         Ok(Outgoing { store, draft, pages: Vec::new() })
     }

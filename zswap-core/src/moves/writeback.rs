@@ -183,7 +183,9 @@ impl Zswap {
         stop: &dyn Fn() -> bool,
     ) -> WrittenBack {
         let mut done = WrittenBack::default();
-        let Some(_nested) = Nested::enter(core::ptr::from_ref(self).addr()) else {
+        let Some(_nested) =
+            Nested::enter(core::ptr::from_ref(self).addr(), self.recipe.in_fault_handler)
+        else {
             done.error = Some(WritebackError::Reentrant);
             return done;
         };

@@ -129,11 +129,13 @@ pub(crate) struct Ingredients {
     pub(crate) compressor: BuiltCompressor,
     pub(crate) asked: String,
     pub(crate) charged: Arc<PageBudget>,
+    /// Whether the codec's contexts are for a fault handler.
+    pub(crate) in_fault_handler: bool,
 }
 
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
-        let Ingredients { zpool_name, zpool, compressor, asked, charged } = parts;
+        let Ingredients { zpool_name, zpool, compressor, asked, charged, in_fault_handler } = parts;
         let BuiltCompressor { compressor, key } = compressor;
         Pool {
             spec: key,
@@ -143,7 +145,7 @@ impl Pool {
             page_size: zpool.stats().page_size,
             compaction: zpool.caps().compaction,
             zpool,
-            codec: Arc::new(Codec::new(compressor)),
+            codec: Arc::new(Codec::new(compressor).in_fault_handler(in_fault_handler)),
             spares: Spares::default(),
             charged,
             uncharged: AtomicBool::new(false),

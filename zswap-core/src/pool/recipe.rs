@@ -17,6 +17,8 @@ pub(crate) struct PoolRecipe {
     pub(crate) recipe: Recipe,
     /// The codecs of the pools that it has built.
     pub(crate) codecs: KeptCodecs,
+    /// Whether the contexts of all codecs are for a fault handler.
+    pub(crate) in_fault_handler: bool,
 }
 
 impl PoolRecipe {
@@ -40,8 +42,17 @@ impl PoolRecipe {
         let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()));
         let zpool = zpool.map_err(BuildError::of_recipe)?;
         let zpool_name = zpool_name.to_owned();
-        let made =
-            contain(|| Pool::new(Ingredients { zpool_name, zpool, compressor, asked, charged }));
+        let in_fault_handler = self.in_fault_handler;
+        let made = contain(|| {
+            Pool::new(Ingredients {
+                zpool_name,
+                zpool,
+                compressor,
+                asked,
+                charged,
+                in_fault_handler,
+            })
+        });
         let mut made = made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
         let shared = self.codecs.shared(&made.spec, &made.codec);
         made.codec = shared;

@@ -16,6 +16,9 @@
 //!   context. Then every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
 //!   ever. That includes calls to another store, and calls after the thread has migrated to another CPU. Calls
 //!   that need no context work.
+//! * A fault handler's store has contexts of its own, which a thread that already holds a context, or whose
+//!   thread-locals are gone, may take once. A thread that holds one of these and asks for any context gets
+//!   [`CodecFault::Reentrant`]. If its thread-locals are gone, that is not noticed, and it may wait for ever.
 //!
 //! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates while it
 //! holds a context is slower, not wrong. A thread on the CPU makes the context. So this thread touches the
@@ -38,7 +41,7 @@ use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::{caught, dropped};
 
 use crate::cpu;
-use crate::sync::{Mutex, MutexGuard, thread_flag};
+use crate::sync::{Mutex, MutexGuard, thread_bits};
 use crate::{PAGE_SIZE, Page};
 
 /// The largest output buffer that a codec gets for a page, in bytes. A codec may ask for any length, and the
@@ -59,9 +62,14 @@ pub(crate) fn output_len(compressor: &dyn Compressor) -> Result<usize, Compresso
     Ok(len)
 }
 
-thread_flag! {
-    /// Whether this thread holds a context, of any pool or store.
-    HOLDS_ONE
+/// The bit of [`HELD`] of a context that is not a fault handler's.
+const ORDINARY: u8 = 1;
+/// The bit of [`HELD`] of a fault handler's context.
+const FAULT_HANDLERS: u8 = 2;
+
+thread_bits! {
+    /// Which kinds of contexts this thread holds, of any pool or store.
+    HELD
 }
 
 /// What a context's mutex guards.
@@ -83,7 +91,9 @@ struct AcompCtx {
 /// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread already holds a context, or the thread is ending.
+    /// This thread already holds a context, or the thread is ending. If the codec is a fault handler's
+    /// ([`Codec::in_fault_handler`](crate::Codec::in_fault_handler)): this thread already holds a context of a fault
+    /// handler's codec.
     Reentrant,
     /// The codec failed, or no context could be set up.
     Failed(CompressorError),
@@ -96,6 +106,8 @@ type Place = Box<[CachePadded<AcompCtx>]>;
 /// A pool's contexts, one per CPU.
 pub(crate) struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
+    /// Whether these are contexts of a fault handler's store.
+    in_fault_handler: bool,
 }
 
 /// A locked context. It is unlocked when this is dropped.
@@ -106,24 +118,39 @@ pub struct HeldCtx<'a> {
     _mark: Mark,
 }
 
-/// Marks the thread as holding a context until this is dropped, also if a panic drops it.
+/// Marks the thread as holding a context until this is dropped, also if a panic drops it. It has the bit of the
+/// context's kind. The other bit may be set for an outer context, so a drop leaves it.
 #[derive(Debug)]
-struct Mark;
+struct Mark(u8);
 
 impl Mark {
-    fn set() -> Result<Mark, CodecFault> {
-        match HOLDS_ONE.try_with(|holds| holds.replace(true)) {
-            Ok(false) => Ok(Mark),
-            // `Err`: the thread is ending and its flag is destroyed, so a nested use could not be
-            // detected.
-            Ok(true) | Err(_) => Err(CodecFault::Reentrant),
-        }
+    fn set(in_fault_handler: bool) -> Result<Mark, CodecFault> {
+        let own = if in_fault_handler { FAULT_HANDLERS } else { ORDINARY };
+        let mut before = None;
+        let _ = HELD.try_with(|held| {
+            before = Some(held.get());
+            if may_take(before, in_fault_handler) {
+                held.set(held.get() | own);
+            }
+        });
+        if may_take(before, in_fault_handler) { Ok(Mark(own)) } else { Err(CodecFault::Reentrant) }
+    }
+}
+
+/// Returns whether a thread with these bits may take a context. `None`: the thread is ending and its bits are
+/// destroyed, so a nested use could not be detected.
+fn may_take(held: Option<u8>, in_fault_handler: bool) -> bool {
+    match held {
+        // A fault cannot be refused.
+        None => in_fault_handler,
+        Some(held) if in_fault_handler => held & FAULT_HANDLERS == 0,
+        Some(held) => held == 0,
     }
 }
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        let _ = HOLDS_ONE.try_with(|holds| holds.set(false));
+        let _ = HELD.try_with(|held| held.set(held.get() & !self.0));
     }
 }
 
@@ -136,15 +163,22 @@ impl Default for AcompCtxs {
 impl AcompCtxs {
     /// Makes a place for each CPU. No place has a context yet.
     pub(crate) fn new() -> Self {
-        AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
+        let by_cpu = (0..cpu::places()).map(|_| OnceCell::new()).collect();
+        AcompCtxs { by_cpu, in_fault_handler: false }
+    }
+
+    /// Sets whether these are contexts of a fault handler's store.
+    pub(crate) fn set_in_fault_handler(&mut self, in_fault_handler: bool) {
+        self.in_fault_handler = in_fault_handler;
     }
 
     /// Locks this CPU's context, and makes the context on first use. If the context cannot be made, locks
     /// another CPU's.
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread already holds a context or is ending; [`CodecFault::Failed`] if
-    /// this CPU's context could not be made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context or is ending; if these are contexts of a
+    /// fault handler's store, only if it already holds one of such a store. [`CodecFault::Failed`] if this CPU's
+    /// context could not be made and no other CPU has one.
     ///
     /// # Blocking
     /// Sleeps while another thread holds the context.
@@ -158,7 +192,7 @@ impl AcompCtxs {
     #[inline]
     fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
-        let mark = Mark::set()?;
+        let mark = Mark::set(self.in_fault_handler)?;
         // The number of places is a power of two.
         let own = cpu & (self.by_cpu.len() - 1);
         let (ctx, tools) = match self.own(own, compressor) {
@@ -463,6 +497,46 @@ mod tests {
         assert!(matches!(other.hold(&codec), Err(CodecFault::Reentrant)));
         drop(held);
         assert!(ctxs.hold(&codec).is_ok());
+    }
+
+    fn of_a_fault_handler() -> AcompCtxs {
+        let mut ctxs = AcompCtxs::new();
+        ctxs.set_in_fault_handler(true);
+        ctxs
+    }
+
+    #[test]
+    fn a_fault_handlers_context_may_be_taken_within_another_once() {
+        let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
+        let (handlers, others) = (of_a_fault_handler(), of_a_fault_handler());
+        let reentrant = |held: Result<HeldCtx<'_>, CodecFault>| {
+            assert!(matches!(held, Err(CodecFault::Reentrant)), "{held:?}");
+        };
+        for _ in 0..2 {
+            let held = ctxs.hold(&codec).unwrap();
+            for _ in 0..2 {
+                let inner = handlers.hold(&codec).unwrap();
+                [&ctxs, &handlers, &others].iter().for_each(|ctxs| reentrant(ctxs.hold(&codec)));
+                drop(inner);
+                reentrant(ctxs.hold(&codec));
+            }
+            drop(held);
+            let alone = handlers.hold(&codec).unwrap();
+            [&ctxs, &handlers, &others].iter().for_each(|ctxs| reentrant(ctxs.hold(&codec)));
+            drop(alone);
+        }
+        // The outer context may be dropped first.
+        let held = ctxs.hold(&codec).unwrap();
+        let inner = handlers.hold(&codec).unwrap();
+        drop(held);
+        [&ctxs, &others].iter().for_each(|ctxs| reentrant(ctxs.hold(&codec)));
+        drop(inner);
+        assert!(ctxs.hold(&codec).is_ok());
+    }
+
+    #[test]
+    fn without_thread_locals_only_a_fault_handlers_context_is_taken() {
+        assert!(may_take(None, true) && !may_take(None, false));
     }
 
     #[test]

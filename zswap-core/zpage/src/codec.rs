@@ -37,6 +37,27 @@ impl Codec {
         Codec { compressor, ctxs: AcompCtxs::new() }
     }
 
+    /// Sets whether this codec's contexts are for a fault handler. Default: no. A fault handler runs on the thread
+    /// that faults, within whatever that thread does. So a thread that holds a context of another codec, or whose
+    /// thread-locals are gone, may take a context of this one. A thread that holds a context of such a codec gets
+    /// no other one, of any codec.
+    ///
+    /// ```
+    /// use zpage::{Codec, CodecFault, Recipe};
+    ///
+    /// let null = || Recipe::builtin().compressor("null").map(|built| built.compressor);
+    /// let (codec, handlers) = (Codec::new(null()?), Codec::new(null()?).in_fault_handler(true));
+    /// let outer = codec.hold().expect("no context is held");
+    /// let inner = handlers.hold().expect("no context of a fault handler is held");
+    /// assert!(matches!(handlers.hold(), Err(CodecFault::Reentrant)));
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
+    #[must_use]
+    pub fn in_fault_handler(mut self, in_fault_handler: bool) -> Self {
+        self.ctxs.set_in_fault_handler(in_fault_handler);
+        self
+    }
+
     /// Returns the compressor. If you call it directly, its panics are not caught.
     pub fn compressor(&self) -> &dyn Compressor {
         &**self.compressor
@@ -69,7 +90,8 @@ impl Codec {
     ///
     /// # Errors
     /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another, or if the
-    /// thread is ending; [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has
+    /// thread is ending; for a fault handler's codec ([`Codec::in_fault_handler`]) only if the thread already holds a
+    /// context of such a codec. [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has
     /// one.
     ///
     /// # Blocking
