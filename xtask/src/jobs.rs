@@ -24,6 +24,7 @@ pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod peers;
 pub(crate) mod publish;
+pub(crate) mod region;
 pub(crate) mod remote;
 pub(crate) mod report;
 pub(crate) mod sweep;

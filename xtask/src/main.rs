@@ -110,6 +110,8 @@ enum Job {
     Churn(jobs::churn::Args),
     /// Tests the store against a model, with random backends, codecs, limits, faults and switches.
     Torture(jobs::torture::Args),
+    /// Search for lost writes in regions.
+    Region(jobs::region::Args),
     /// Runs every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
     /// Runs every search for unsoundness at full length, and the whole of each check of which CI
@@ -164,6 +166,7 @@ fn run(job: Job) -> Result<()> {
         Job::Report(args) => jobs::report::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Torture(args) => jobs::torture::run(&args),
+        Job::Region(args) => jobs::region::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
         Job::Sweep(args) => jobs::sweep::run(&ws, &args),
         Job::Mutants(args) => jobs::mutants::run(&ws, &args),

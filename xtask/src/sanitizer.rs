@@ -38,6 +38,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zswap-compressors", ""),
     ("zpage", ""),
     ("zswap-core", "--features metrics"),
+    ("zswap-region", ""),
     ("zram", ""),
     ("zram-nbd", ""),
     ("zswap-measure", ""),
@@ -52,6 +53,19 @@ const PROGRAMS_LEFT_OUT: &[&str] = &[
     // It compares the process's resident set with the store's figures. The resident set would
     // include the sanitizer's own memory.
     "resident_set",
+    // They raise SIGSEGV and SIGBUS on purpose, and handle them on stacks that the sanitizer does
+    // not know.
+    "allocator",
+    "confined",
+    "controls",
+    "faults_of_memory",
+    "holds_more",
+    "in_handler",
+    "inside_calls",
+    "life_cycle",
+    "rescued",
+    "stress",
+    "system_calls",
 ];
 
 /// Tests that run under no sanitizer. A test is left out if its path contains one of these.

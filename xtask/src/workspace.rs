@@ -48,7 +48,7 @@ impl Workspace {
     /// assertions. This reuses what `cargo test --workspace` has built. Returns the folder with the
     /// programs.
     pub(crate) fn build_for_tests(&self) -> Result<PathBuf> {
-        Cmd::line("cargo build --workspace --bins --examples --profile test").run()?;
+        Cmd::line("cargo build --workspace --bins --examples --features zswap-region/allocator --profile test").run()?;
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 

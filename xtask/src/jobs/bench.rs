@@ -4,7 +4,8 @@
 //! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
 //! mutex pair in the same run can be compared. No other thread uses the mutex.
 //!
-//! With `--writeback` or `--tenants` runs one of those benches instead, which print their own tables.
+//! With `--writeback`, `--tenants` or `--region` runs one of those benches instead, which print their own
+//! tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,14 @@ pub(crate) struct Args {
     /// another floods it: in an area of its own, in another store, and in the same area.
     #[arg(long, conflicts_with_all = ["smoke", "filter", "quick", "json"], group = "instead")]
     tenants: bool,
+    /// Instead of the criterion benches, measure what a region costs: its faults and evictions beside the
+    /// bare codec and the least that a fault can cost; a load that does not fit in memory, beside the
+    /// kernel's swap on zram in a memory cgroup and a mapped file, which need root; and its tables.
+    /// Linux only.
+    #[arg(long, conflicts_with_all = ["smoke", "json"], group = "instead")]
+    region: bool,
     /// With --writeback or --tenants: the seconds for each measurement. Default: 5, or 10.
-    #[arg(long, value_name = "N", requires = "instead")]
+    #[arg(long, value_name = "N", requires = "instead", conflicts_with = "region")]
     seconds: Option<u32>,
     /// With --writeback: a folder on disk for the device's file. Default: the system's folder for
     /// temporary files.
@@ -60,8 +67,8 @@ pub(crate) struct Args {
     /// Run each bench once without timing it, to see whether it works.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) smoke: bool,
-    /// Run only the benches with TEXT in their name, and the mutex pair. With --peers, run only the
-    /// contestants with TEXT in their name.
+    /// Run only the benches with TEXT in their name, and the mutex pair. With --peers or --region, run
+    /// only the contestants with TEXT in their name.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Use the pages of these .zst files of raw 4096-byte pages. Default: the corpus beside the
@@ -92,6 +99,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         let (filter, json) = (args.filter.as_deref(), args.json.as_ref());
         let run = peers::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };
         return peers::measure(ws, &run);
+    }
+    if args.region {
+        return peers::region(ws, args.quick, args.filter.as_deref(), &pages(ws, &args.pages));
     }
     if args.writeback {
         return writeback(ws, args);

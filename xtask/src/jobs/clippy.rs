@@ -8,7 +8,7 @@ use crate::workspace::{Workspace, is_library, text};
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     Cmd::line(
-        "cargo clippy --workspace --all-targets --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt \
+        "cargo clippy --workspace --all-targets --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt,zswap-region/allocator \
          -- -D warnings",
     )
     .run()?;

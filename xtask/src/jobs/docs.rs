@@ -4,7 +4,7 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 
 pub(crate) fn run() -> Result<()> {
-    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt")
+    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt,zswap-region/allocator")
         .env("RUSTDOCFLAGS", "-Dwarnings")
         .run()
 }

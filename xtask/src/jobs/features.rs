@@ -9,5 +9,6 @@ pub(crate) fn run() -> Result<()> {
     // --workspace` built them.
     Cmd::line("cargo test -p zswap-core -p zswap-cli --features zswap-core/metrics --test metrics")
         .run()?;
+    Cmd::line("cargo test -p zswap-region --features allocator --test allocator").run()?;
     Cmd::line("cargo test -p zpage -p zswap-core -p zram --features zpage/encrypt,zswap-core/encrypt,zram/encrypt").run()
 }

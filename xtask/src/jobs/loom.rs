@@ -79,7 +79,7 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
         .env("LOOM_MAX_BRANCHES", "2000")
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
     // The models need no codec. Without codecs, no C library has to be built again.
-    if ["zswap-core", "zpage"].contains(&package) {
+    if ["zswap-core", "zpage", "zswap-region"].contains(&package) {
         cmd.args(["--no-default-features", "--features", "zbud"])
     } else {
         cmd

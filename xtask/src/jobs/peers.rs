@@ -1,5 +1,5 @@
 //! Runs and checks the crate `xtask/peers`. That crate compares this project with its peers (`cargo
-//! xtask bench --peers`), ages a store (`cargo xtask aging`) and writes the report (`cargo xtask
+//! xtask bench --peers` and `--region`), ages a store (`cargo xtask aging`) and writes the report (`cargo xtask
 //! report`). `cargo xtask peers` checks the crate itself.
 //!
 //! The crate is not a member of the workspace, since the peers need other allocators and codecs.
@@ -57,6 +57,23 @@ pub(crate) fn codecs(
     cmd.args(whole(pages)).run()
 }
 
+/// Compares a region with its floors and its rivals on the files `pages`.
+pub(crate) fn region(
+    ws: &Workspace,
+    quick: bool,
+    filter: Option<&str>,
+    pages: &[PathBuf],
+) -> Result<()> {
+    let mut cmd = cargo(ws, "run --release").args(["--", "region"]);
+    if quick {
+        cmd = cmd.arg("--quick");
+    }
+    if let Some(filter) = filter {
+        cmd = cmd.args(["--only", filter]);
+    }
+    cmd.args(whole(pages)).run()
+}
+
 /// Returns the files except `sample.pages.zst`, which consists of small parts of the others.
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
@@ -81,14 +98,27 @@ pub(crate) fn lint(ws: &Workspace) -> Result<()> {
     clippy.args(["--", "-D", "warnings"]).run()
 }
 
-/// Checks the crate: format, lints, tests, a small run of every contestant and of the codecs, and a
-/// short aging run.
+/// Checks the crate: format, lints, tests, a small run of every contestant, of the codecs and of
+/// regions, and a short aging run.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
     lint(ws)?;
     cargo(ws, "test").run()?;
     let smoke = ["--", "run", "--rounds", "1", "--threads", "2", "--most", SMOKE_PAGES];
     cargo(ws, "run").args(smoke).run()?;
     let smoke = ["--", "codec", "--rounds", "1", "--most", "100"];
+    cargo(ws, "run").args(smoke).run()?;
+    // The kernel's swap and cgroups are left to the tests and to the full run.
+    let smoke = [
+        "--",
+        "region",
+        "--quick",
+        "--rounds",
+        "1",
+        "--operations",
+        "2000",
+        "--only",
+        "move,guard",
+    ];
     cargo(ws, "run").args(smoke).run()?;
     let smoke = ["--", "aging", "--operations", "20000", "--modes", "off,on-demand"];
     cargo(ws, "run").args(smoke).run()

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::jobs::{
-    asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, remote, torture, tsan,
+    asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, region, remote, torture, tsan,
 };
 use crate::ledger::Ledger;
 use crate::sanitizer;
@@ -102,7 +102,8 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     ];
     let torture =
         Step::new("torture, 900 s".to_owned(), || torture::run(&torture::Args::lasting(900)));
-    loom.chain(whole).chain([miri, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
+    let region = Step::new("region, 600 s".to_owned(), || region::run(&region::Args::lasting(600)));
+    loom.chain(whole).chain([miri, torture, region]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
 /// Returns the commit that is checked out; `None` if there are uncommitted changes.

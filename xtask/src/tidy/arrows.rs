@@ -62,6 +62,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         }
         "zpage" => Some(ZPAGE),
         "zswap-core" | "zram" => Some(CONSUMER),
+        "zswap-region" => Some(&["zpool-base", "zswap-core"]),
         "zram-nbd" => Some(&["zswap-compressors", "zram"]),
         "zswap-measure" => Some(&["zpool-api", "zswap-compressors", "zswap-core"]),
         "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),
@@ -74,6 +75,8 @@ fn allowed_in_tests(from: &str) -> &'static [&'static str] {
     match from {
         // It has the source of random numbers for tests.
         "zswap-lz4-block" | "linewords" => &["zpool-base"],
+        // Its tests pass memory of a region to the other crates.
+        "zswap-region" => &["zram", "zswap-compressors", "zswap-measure"],
         _ => &[],
     }
 }
