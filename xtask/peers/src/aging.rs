@@ -12,7 +12,7 @@ mod join;
 mod mode;
 mod sample;
 mod verdict;
-mod zipf;
+pub(crate) mod zipf;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The compressed memory of the running kernel, as two contestants: a zram disk, and zswap with a
-//! swap file. Each is set up for one turn and undone after it.
+//! The compressed memory of the running kernel, as three contestants: a zram disk, zswap with a swap
+//! file, and swap on zram in a memory cgroup. Each is set up for one turn and undone after it.
 //!
 //! Dropping a set-up undoes it, even if it failed half-way. A signal that ends the process would
 //! leave the set-up behind. So SIGINT and SIGTERM are caught from the first step of a set-up on.
@@ -8,12 +8,15 @@
 //!
 //! - The disk: write its number to `hot_remove` in `/sys/class/zram-control`.
 //! - The swap file: switch it off with `swapoff`, then delete it.
-//! - The changed parameters of zswap.
+//! - Swap on zram: switch it off with `swapoff`, then remove the disk as above. Remove the folder
+//!   `zswap-peers-…` of the memory cgroup.
+//! - The changed parameters of zswap, and `vm.page-cluster`.
 
 mod setting;
 mod span;
 mod swap_file;
 pub(crate) mod zram;
+pub(crate) mod zram_swap;
 pub(crate) mod zswap;
 
 use std::fs::OpenOptions;
@@ -76,7 +79,7 @@ fn is_fit() -> Result<()> {
     Ok(())
 }
 
-fn read(path: &str) -> Result<String> {
+pub(crate) fn read(path: &str) -> Result<String> {
     let failed = |reason| Error::System { what: "cannot read", path: path.to_owned(), reason };
     std::fs::read_to_string(path).map_err(failed)
 }

@@ -1,4 +1,5 @@
-//! A swap file. It is switched on when it is made. On drop it is switched off and deleted.
+//! Swap areas. One is switched on when it is made. On drop it is switched off, and a swap file is
+//! deleted.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -27,9 +28,27 @@ impl Drop for Temporary {
     }
 }
 
+/// A swap area that is in use. It is switched off on drop.
+#[derive(Debug)]
+pub(super) struct SwapArea(CString);
+
+impl SwapArea {
+    /// Makes the file or block device at `path`, which is open as `file`, a swap area. Page 0 holds
+    /// the header; the last page is `last`. Switches it on, before all other swap areas.
+    pub(super) fn new(path: &Path, file: &File, last: u32) -> io::Result<Self> {
+        write_header(file, last)?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
+        if unsafe { libc::swapon(path.as_ptr(), FIRST_OF_ALL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SwapArea(path))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SwapFile {
-    path: CString,
+    _area: SwapArea,
     // Dropped last, so that the file is deleted after the kernel has stopped using it.
     _file: Temporary,
 }
@@ -59,13 +78,8 @@ impl SwapFile {
         let temporary = Temporary(path);
         let len = (pages as u64 + 1) * PAGE as u64;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len)?;
-        write_header(&file, last)?;
-        let path = CString::new(temporary.0.as_os_str().as_bytes())?;
-        // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
-        if unsafe { libc::swapon(path.as_ptr(), FIRST_OF_ALL) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(SwapFile { path, _file: temporary })
+        let area = SwapArea::new(&temporary.0, &file, last)?;
+        Ok(SwapFile { _area: area, _file: temporary })
     }
 }
 
@@ -83,16 +97,16 @@ fn write_header(file: &File, last: u32) -> io::Result<()> {
     file.write_all_at(&header, 0)
 }
 
-impl Drop for SwapFile {
+impl Drop for SwapArea {
     fn drop(&mut self) {
         let off = insist(PATIENCE, || {
             // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
-            match unsafe { libc::swapoff(self.path.as_ptr()) } {
+            match unsafe { libc::swapoff(self.0.as_ptr()) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             }
         });
-        tell_left(&format!("swap on {}", self.path.to_string_lossy()), off);
+        tell_left(&format!("swap on {}", self.0.to_string_lossy()), off);
     }
 }
 
@@ -110,7 +124,7 @@ mod tests {
             Ok(file) => file,
             Err(reason) => return println!("skipped: a swap file: {reason}"),
         };
-        let path = file.path.to_str().unwrap().to_owned();
+        let path = file._area.0.to_str().unwrap().to_owned();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let swaps = read("/proc/swaps").unwrap();
         let line = swaps.lines().find(|line| line.starts_with(&path)).unwrap();

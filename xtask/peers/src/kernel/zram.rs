@@ -25,16 +25,17 @@ const WANTED: &[&str] = &["lz4", "lzo", "lzo-rle"];
 
 /// The estimated metadata of the kernel for each page of the disk, in bytes. `mem_used_total` does
 /// not include it.
-const METADATA: usize = 16 + 8 + 8;
+pub(super) const METADATA: usize = 16 + 8 + 8;
 
 /// A zram device that only this process uses. It is removed on drop.
 #[derive(Debug)]
-struct Device {
+pub(super) struct Device {
     id: u32,
 }
 
 impl Device {
-    fn add() -> Result<Self> {
+    /// Adds a device.
+    pub(super) fn add() -> Result<Self> {
         is_fit()?;
         if !Path::new(CONTROL).exists() {
             return Err(Error::setup(format!(
@@ -51,16 +52,28 @@ impl Device {
         Ok(device)
     }
 
-    fn node(&self) -> String {
+    pub(super) fn node(&self) -> String {
         format!("/dev/zram{}", self.id)
     }
 
-    fn attribute(&self, name: &str) -> String {
+    pub(super) fn attribute(&self, name: &str) -> String {
         format!("/sys/block/zram{}/{name}", self.id)
     }
 
     fn algorithms(&self) -> Result<Vec<String>> {
         Ok(algorithms(&read(&self.attribute("comp_algorithm"))?))
+    }
+
+    /// Gives the device `pages` pages, which it compresses with `algorithm`.
+    pub(super) fn set_up(&self, algorithm: &str, pages: usize) -> Result<()> {
+        let listed = self.algorithms()?;
+        if !listed.iter().any(|name| name == algorithm) {
+            let reason =
+                format!("the kernel's zram has no {algorithm:?}; it has {}", listed.join(", "));
+            return Err(Error::setup(reason));
+        }
+        write(&self.attribute("comp_algorithm"), algorithm)?;
+        write(&self.attribute("disksize"), &(pages * PAGE).to_string())
     }
 }
 
@@ -107,14 +120,7 @@ impl Zram {
     /// Makes a disk of `pages` pages that compresses with `algorithm`.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Self> {
         let device = Device::add()?;
-        let listed = device.algorithms()?;
-        if !listed.iter().any(|name| name == algorithm) {
-            let reason =
-                format!("the kernel's zram has no {algorithm:?}; it has {}", listed.join(", "));
-            return Err(Error::setup(reason));
-        }
-        write(&device.attribute("comp_algorithm"), algorithm)?;
-        write(&device.attribute("disksize"), &(pages * PAGE).to_string())?;
+        device.set_up(algorithm, pages)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_DIRECT);
         let failed = |reason| Error::System { what: "cannot open", path: device.node(), reason };
@@ -175,6 +181,11 @@ impl MmStat {
             _ => None,
         }
     }
+}
+
+/// Returns the bytes that a device uses in all, from the line of its `mm_stat`.
+pub(crate) fn used(line: &str) -> Option<usize> {
+    MmStat::parse(line).map(|stat| stat.mem_used_total)
 }
 
 struct Hand<'a>(&'a File);
