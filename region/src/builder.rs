@@ -59,7 +59,7 @@ impl RegionBuilder {
             store: Zswap::builder(),
             backend: None,
             clean: CleanPages::default(),
-            background: true,
+            background: false,
             dump: true,
             check_signals: true,
             settings: Settings {
@@ -112,7 +112,10 @@ impl RegionBuilder {
         self
     }
 
-    /// Sets whether a thread evicts pages in the background, before faults have to. Default: true.
+    /// Sets whether a thread evicts pages in the background, before faults have to. Default: false. On another processor
+    /// the thread makes each of its system calls, and those of faults, interrupt the other one to flush translations. On a
+    /// virtual machine with two processors an access took five times the processor time then, and the slowest ones did not
+    /// become faster (docs/benchmarks.md). Measure before you switch it on.
     pub fn background(mut self, on: bool) -> Self {
         self.background = on;
         self

@@ -43,7 +43,7 @@ pub(crate) struct Spec {
 impl FromStr for Spec {
     type Err = String;
 
-    /// Reads words with `/` between them, such as `move/lz4/never/direct`. The first is the kind,
+    /// Reads words with `/` between them, such as `move/lz4/never/background`. The first is the kind,
     /// the others are in any order.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split('/');
@@ -55,7 +55,7 @@ impl FromStr for Spec {
             "guard" => Kind::Region(BackendKind::Guard),
             other => return Err(format!("no kind of memory is named {other:?}")),
         };
-        let mut spec = Spec { kind, codec: None, clean: CleanPages::Adaptive, background: true };
+        let mut spec = Spec { kind, codec: None, clean: CleanPages::Adaptive, background: false };
         for word in words {
             match word {
                 "always" => spec.clean = CleanPages::Always,
@@ -316,12 +316,12 @@ pub(crate) mod tests {
 
     #[test]
     fn specs_are_words_in_any_order() {
-        let spec: Spec = "move/direct/zstd:level=1/never".parse().unwrap();
+        let spec: Spec = "move/background/zstd:level=1/never".parse().unwrap();
         assert_eq!(spec.kind, Kind::Region(BackendKind::Move));
         assert_eq!(spec.codec_name(), "zstd:level=1");
-        assert!(spec.clean == CleanPages::Never && !spec.background);
+        assert!(spec.clean == CleanPages::Never && spec.background);
         let plain: Spec = "guard".parse().unwrap();
-        assert!(plain.codec_name() == default_codec() && plain.background);
+        assert!(plain.codec_name() == default_codec() && !plain.background);
         assert!("elsewhere/lz4".parse::<Spec>().is_err());
     }
 

@@ -59,7 +59,7 @@ const LOADED: [&str; 9] = [
     "kernel",
     "file",
     "move",
-    "move/direct",
+    "move/background",
     "move/never",
     "move/lz4",
     "guard",
