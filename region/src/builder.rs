@@ -13,7 +13,7 @@ use crate::evictor::Evictor;
 use crate::limbo::{BLOCK, Limbo, SPARE_BLOCKS, Slots};
 use crate::number::Number;
 use crate::region::Region;
-use crate::room::{LEAST, Room, least_resident, reserve, store_share};
+use crate::room::{LEAST, Room, least_resident, reserve, store_limit};
 use crate::served::Served;
 use crate::stage::{Stages, bytes_of_all};
 use crate::streams::Streams;
@@ -298,9 +298,8 @@ impl RegionBuilder {
         if budget < needed {
             return Err(too_small("budget", budget, needed));
         }
-        let share = store_share(budget, store.has_device());
-        let share = store.max_bytes().map_or(share, |own| own.min(share));
-        store.set_max_bytes(Some(share)).map_err(BuildError::Store)
+        let limit = store_limit(Some(budget), store.has_device(), store.max_bytes());
+        store.set_max_bytes(limit).map_err(BuildError::Store)
     }
 }
 

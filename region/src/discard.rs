@@ -3,6 +3,7 @@
 use crate::backend::InLimbo;
 use crate::counters::Event;
 use crate::engine::Engine;
+use crate::table::next_chunk;
 use crate::word::State;
 
 impl Engine {
@@ -12,7 +13,7 @@ impl Engine {
         let (mut discarded, mut page) = (0, first);
         while page < end {
             if !self.table.is_touched(page) {
-                page = crate::table::next_chunk(page);
+                page = next_chunk(page);
                 continue;
             }
             // Mapped pages are unmapped run by run.
@@ -32,12 +33,7 @@ impl Engine {
 
     fn claim_mapped(&self, page: usize) -> bool {
         let word = self.table.get(page);
-        let free = match word.state() {
-            State::Resident => word.pins() == 0,
-            State::Clean => true,
-            _ => false,
-        };
-        free && self.claim(page, word)
+        word.is_mapped_and_unpinned() && self.claim(page, word)
     }
 
     fn drop_mapped(&self, first: usize, pages: usize) {
@@ -45,12 +41,15 @@ impl Engine {
             crate::abort::die(format_args!("discarded pages cannot be unmapped: {error}"));
         }
         self.room.uncharge(pages);
-        for page in first..first + pages {
-            if self.table.get(page).has_copy() {
-                self.cold.invalidate(page);
-            }
-            self.table.publish(page, |word| word.with_state(State::Never).copy(false));
+        (first..first + pages).for_each(|page| self.forget(page));
+    }
+
+    /// Drops the store's copy of a page that this thread owns, if there is one. The page has no content afterwards.
+    fn forget(&self, page: usize) {
+        if self.table.get(page).has_copy() {
+            self.cold.invalidate(page);
         }
+        self.table.publish(page, |word| word.with_state(State::Never).copy(false));
     }
 
     /// Gives up a page that is not mapped, or waits until it is something else. Returns whether it had a content.
@@ -69,9 +68,8 @@ impl Engine {
                 State::Filling | State::Moving => self.table.wait(page, word),
                 State::Cold => {
                     if self.claim(page, word) {
-                        self.cold.invalidate(page);
                         self.cold_pages.sub(1);
-                        self.table.publish(page, |word| word.with_state(State::Never).copy(false));
+                        self.forget(page);
                         return true;
                     }
                 }
@@ -87,10 +85,7 @@ impl Engine {
                             }
                             self.room.uncharge(1);
                         }
-                        if word.has_copy() {
-                            self.cold.invalidate(page);
-                        }
-                        self.table.publish(page, |word| word.with_state(State::Never).copy(false));
+                        self.forget(page);
                         return true;
                     }
                 }

@@ -239,6 +239,7 @@ impl Engine {
             self.counters.add(Event::Exceeded, 1);
             return Ok(());
         }
+        self.refresh();
         let refusal = self.refusal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let refusal = refusal.map(Box::new);
         Err(Trouble::Full {

@@ -4,7 +4,7 @@ use crate::backend::InLimbo;
 use crate::counters::Event;
 use crate::engine::Engine;
 use crate::fault::owned;
-use crate::limbo::{BLOCK, Block, Limbo};
+use crate::limbo::{BLOCK, Block};
 use crate::table::next_chunk;
 use crate::word::{HOTTEST, State, Word};
 use zswap_core::{Page, StoreError};
@@ -25,7 +25,8 @@ pub(crate) struct Evicted {
 }
 
 impl Engine {
-    /// Takes pages, as many as the limbo should have, and drains its oldest block. `hurry`: pages that were rescued from the limbo are taken, too.
+    /// Takes pages, as many as the limbo should have, and drains its oldest block. `hurry`: pages that were
+    /// rescued from the limbo are taken, too.
     pub(crate) fn evict(&self, room: &mut Page, hurry: bool) -> Evicted {
         let wanted = self.limbo_blocks();
         let mut limbo = self.limbo.lock();
@@ -53,7 +54,9 @@ impl Engine {
         self.room.uncharge(freed);
         self.freed.add(freed);
         drop(drained);
-        self.refresh();
+        if self.room.budget().is_some() {
+            self.refresh();
+        }
         freed
     }
 
@@ -117,12 +120,7 @@ impl Engine {
     /// Makes a page MOVING if it may be taken.
     fn take(&self, page: usize, hurry: bool) -> bool {
         let word = self.table.get(page);
-        let free = match word.state() {
-            State::Resident => word.pins() == 0 && !word.is_storing(),
-            State::Clean => true,
-            _ => false,
-        };
-        if !free {
+        if !word.is_mapped_and_unpinned() || word.is_storing() {
             return false;
         }
         if word.heat() > 0 && !hurry {
@@ -183,7 +181,7 @@ impl Engine {
                 }
             }
         }
-        let list = &mut list[..len];
+        let list = &list[..len];
         if let Err(error) = self.backend.release(list) {
             // It cannot fail for memory: at worst, the system splits a mapping. The memory would be lost to the count.
             crate::abort::die(format_args!(
@@ -191,7 +189,7 @@ impl Engine {
             ));
         }
         if self.backend.releases_first() {
-            for at in &*list {
+            for at in list {
                 self.table.publish(at.page, cold);
             }
             self.note_cold(len);
@@ -287,13 +285,13 @@ impl Engine {
             self.stop_storing(at.page);
             return;
         }
-        let back = match self.backend.put_back(at) {
-            Ok(()) => Ok((false, true)),
-            Err(_) => self.copy_back(at, false),
+        let two = match self.backend.put_back(at) {
+            Ok(()) => Ok(false),
+            Err(_) => self.copy_back(at, false).map(|(two, _)| two),
         };
-        match back {
-            Ok((false, _)) => self.slots.leave_empty(at.slot),
-            Ok((true, _)) => (),
+        match two {
+            Ok(false) => self.slots.leave_empty(at.slot),
+            Ok(true) => (),
             Err(error) => crate::abort::die(format_args!(
                 "page {} is neither in the store nor can it be mapped again: {error}",
                 at.page
@@ -333,7 +331,6 @@ struct OnDrop<'a> {
 
 impl Drop for OnDrop<'_> {
     fn drop(&mut self) {
-        let mut limbo: crate::sync::MutexGuard<'_, Limbo> = self.engine.limbo.lock();
-        limbo.drained(self.block);
+        self.engine.limbo.lock().drained(self.block);
     }
 }

@@ -351,12 +351,12 @@ impl Engine {
         self.pinned.sub(1);
     }
 
-    /// Returns the bytes of a page that is resident and pinned, or whatever is mapped there.
+    /// Returns bytes of the region, from `start` on.
     ///
     /// # Safety
-    /// The pages are pinned by the caller, who keeps the rules of Rust for these bytes.
+    /// The bytes are in the region, and nobody writes them while the slice lives.
     pub(crate) unsafe fn bytes(&self, start: usize, len: usize) -> &[u8] {
-        // SAFETY: the caller's contract; the range is in the region.
+        // SAFETY: the caller's contract; the bytes are mapped, or a touch maps them.
         unsafe { slice::from_raw_parts(self.backend.base().wrapping_add(start), len) }
     }
 }

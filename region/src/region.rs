@@ -13,7 +13,7 @@ use crate::fault::Access;
 use crate::limbo::BLOCK;
 use crate::range::pages_of;
 use crate::registry::{self, Place};
-use crate::room::{least_resident, reserve, room_for, store_share};
+use crate::room::{least_resident, reserve, room_for, store_limit};
 use crate::served::Served;
 use crate::streams::WINDOW;
 use crate::table::next_chunk;
@@ -231,11 +231,10 @@ impl Region {
         let engine = &served.engine;
         // A store with a device writes pages back before they take the whole budget. Too small a limit is refused, and
         // then the old one stays. The program's own limit of the store holds beside.
-        let share =
-            engine.room.budget().map(|budget| store_share(budget, self.0.store.has_device()));
-        let limit = share.into_iter().chain(self.0.own_store_limit).min();
-        if limit != self.0.store.max_bytes() {
-            let _ = self.0.store.set_max_bytes(limit);
+        let store = &self.0.store;
+        let limit = store_limit(engine.room.budget(), store.has_device(), self.0.own_store_limit);
+        if limit != store.max_bytes() {
+            let _ = store.set_max_bytes(limit);
         }
         engine.refresh();
         engine.limbo.lock().reserve(engine.limbo_blocks() + crate::limbo::SPARE_BLOCKS);

@@ -163,10 +163,17 @@ pub(crate) fn least_resident(staging: usize, pins: usize) -> usize {
     staging + room_for(pins) * PAGE_SIZE
 }
 
-/// Returns the most that the store may take of a budget. With a device, half: the other pages are written there. Without
-/// one, everything that the fewest resident pages leave.
-pub(crate) fn store_share(budget: usize, has_device: bool) -> usize {
-    if has_device { budget / 2 } else { budget.saturating_sub(LEAST * PAGE_SIZE) }
+/// Returns the limit of a store for which the program has set the limit `own`. Of a budget, it is half with a device: the
+/// other pages are written there. Without a device, it is everything that the fewest resident pages leave.
+pub(crate) fn store_limit(
+    budget: Option<usize>,
+    has_device: bool,
+    own: Option<usize>,
+) -> Option<usize> {
+    let share = |budget: usize| {
+        if has_device { budget / 2 } else { budget.saturating_sub(LEAST * PAGE_SIZE) }
+    };
+    budget.map(share).into_iter().chain(own).min()
 }
 
 #[cfg(all(test, not(loom)))]

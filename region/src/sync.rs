@@ -1,6 +1,6 @@
 //! The mutexes and atomics that this crate uses, and the futex: std's and the system's, or loom's under `--cfg loom`.
 
-pub(crate) use zpool_base::sync::{MODEL, Mutex, MutexGuard, atomic, yield_now};
+pub(crate) use zpool_base::sync::{MODEL, Mutex, atomic, yield_now};
 
 use atomic::AtomicU32;
 

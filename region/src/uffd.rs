@@ -16,7 +16,6 @@ const FEATURE_MOVE: u64 = 1 << 16;
 const MODE_MISSING: u64 = 1;
 const MODE_WP: u64 = 2;
 const COPY_MODE_WP: u64 = 2;
-const WP_MODE_WP: u64 = 1;
 
 const IOCTL_API: u32 = 0xc018_aa3f;
 const IOCTL_REGISTER: u32 = 0xc020_aa00;
@@ -80,7 +79,7 @@ impl Uffd {
         done.map_err(named("UFFDIO_REGISTER"))
     }
 
-    /// Maps copies of `len` bytes at `to`, where nothing is mapped. Returns how many bytes.
+    /// Maps copies of `len` bytes at `to`, where nothing is mapped.
     ///
     /// # Errors
     /// The system's error: EEXIST if something is mapped there. The second is how many bytes were mapped before it.
@@ -158,12 +157,9 @@ impl Uffd {
     /// # Errors
     /// The system's error.
     pub(crate) fn unprotect(&self, start: *mut u8, len: usize) -> io::Result<()> {
-        self.write_protection(start, len, 0)
-    }
-
-    fn write_protection(&self, start: *mut u8, len: usize, mode: u64) -> io::Result<()> {
         loop {
-            let mut argument = [start as u64, len as u64, mode & WP_MODE_WP, 0, 0];
+            // The third number is the mode: not protected.
+            let mut argument = [start as u64, len as u64, 0, 0, 0];
             // SAFETY: whether a page may be written changes no byte; the argument is longer than the structure.
             match unsafe { self.call(IOCTL_WRITEPROTECT, &mut argument) } {
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}

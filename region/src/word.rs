@@ -94,6 +94,15 @@ impl Word {
         Word(self.0 & !(STATE | WAITERS) | state as u32)
     }
 
+    /// Returns whether the page is mapped, and nobody has pinned it.
+    pub(crate) fn is_mapped_and_unpinned(self) -> bool {
+        match self.state() {
+            State::Resident => self.pins() == 0,
+            State::Clean => true,
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_storing(self) -> bool {
         self.0 & STORING != 0
     }

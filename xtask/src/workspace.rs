@@ -14,6 +14,10 @@ pub(crate) struct Workspace {
     metadata: Value,
 }
 
+/// The optional features that the checks of the whole workspace switch on.
+pub(crate) const FEATURES: &str =
+    "zswap-core/metrics,zswap-core/encrypt,zram/encrypt,zswap-region/allocator";
+
 impl Workspace {
     /// Finds the workspace and reads its metadata. Makes its root the current directory.
     pub(crate) fn open() -> Result<Self> {
@@ -48,7 +52,9 @@ impl Workspace {
     /// assertions. This reuses what `cargo test --workspace` has built. Returns the folder with the
     /// programs.
     pub(crate) fn build_for_tests(&self) -> Result<PathBuf> {
-        Cmd::line("cargo build --workspace --bins --examples --features zswap-region/allocator --profile test").run()?;
+        Cmd::line("cargo build --workspace --bins --examples --profile test")
+            .args(["--features", "zswap-region/allocator"])
+            .run()?;
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 

@@ -13,7 +13,7 @@
 
 use std::io;
 
-use super::{Backend, InLimbo};
+use super::{Backend, InLimbo, none_of};
 use crate::sys::{Advice, Memory, memory_file};
 use crate::uffd::Refused;
 use zswap_core::{PAGE_SIZE, Page};
@@ -51,10 +51,7 @@ impl GuardPages {
 
     /// Lets the program touch all pages again, or none.
     fn open_or_none(&self, first: usize, pages: usize) -> io::Result<()> {
-        self.open(first, pages).map_err(|error| match self.discard(first, pages) {
-            Ok(()) => error,
-            Err(worse) => crate::abort::die(format_args!("guards are lost after {error}: {worse}")),
-        })
+        self.open(first, pages).map_err(|error| none_of(self, first, pages, error))
     }
 
     /// Maps pages of the alias without their neighbours.

@@ -20,6 +20,16 @@ pub enum BackendKind {
     Guard,
 }
 
+/// Takes back what was mapped of some pages before an error, and returns the error.
+fn none_of(backend: &impl Backend, first: usize, pages: usize, error: io::Error) -> io::Error {
+    match backend.discard(first, pages) {
+        Ok(()) => error,
+        Err(worse) => {
+            crate::abort::die(format_args!("pages cannot be unmapped after {error}: {worse}"))
+        }
+    }
+}
+
 /// A page in the limbo.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InLimbo {
@@ -56,8 +66,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Returns where to write the content of the next pages to be filled, before `fill`; `None` if it may be anywhere.
     fn target(&self, page: usize) -> io::Result<Option<*mut Page>>;
 
-    /// Maps `pages` pages from page `first` on, where nothing is mapped; after an error, none of them is. Their content is that of `bytes`, or has been
-    /// written where [`Backend::target`] said.
+    /// Maps `pages` pages from page `first` on, where nothing is mapped; after an error, none of them is. Their
+    /// content is that of `bytes`, or has been written where [`Backend::target`] said.
     fn fill(&self, first: usize, bytes: &[Page], pages: usize, protect: bool) -> io::Result<()>;
 
     /// Frees what [`Backend::target`] took for pages that are not filled after all.

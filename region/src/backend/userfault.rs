@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::{Backend, InLimbo};
+use super::{Backend, InLimbo, none_of};
 use crate::sys::{Advice, Memory};
 use crate::uffd::{Refused, Uffd};
 use zswap_core::{PAGE_SIZE, Page};
@@ -49,18 +49,6 @@ impl Userfault {
     ) -> Result<(), (io::Error, usize)> {
         // SAFETY: all callers own the pages, and pass pages that are readable for this length.
         unsafe { self.uffd.copy(self.memory.page(page), from, pages * PAGE_SIZE, protect) }
-    }
-}
-
-impl Userfault {
-    /// Unmaps the pages of which some were mapped before an error, and returns the error.
-    fn none_of(&self, first: usize, pages: usize, error: io::Error) -> io::Error {
-        match self.discard(first, pages) {
-            Ok(()) => error,
-            Err(worse) => {
-                crate::abort::die(format_args!("pages cannot be unmapped after {error}: {worse}"))
-            }
-        }
     }
 }
 
@@ -114,14 +102,14 @@ impl Backend for Userfault {
     fn fill(&self, first: usize, bytes: &[Page], pages: usize, protect: bool) -> io::Result<()> {
         let bytes = &bytes[..pages];
         let copied = self.copy(first, bytes.as_ptr().cast(), pages, protect);
-        copied.map_err(|(error, _)| self.none_of(first, pages, error))
+        copied.map_err(|(error, _)| none_of(self, first, pages, error))
     }
 
     fn zero(&self, first: usize, pages: usize) -> io::Result<()> {
         for done in (0..pages).step_by(MOST_ZEROS) {
             let now = MOST_ZEROS.min(pages - done);
             let copied = self.copy(first + done, ZEROS.as_ptr().cast(), now, false);
-            copied.map_err(|(error, _)| self.none_of(first, pages, error))?;
+            copied.map_err(|(error, _)| none_of(self, first, pages, error))?;
         }
         Ok(())
     }

@@ -4,14 +4,13 @@
 
 use crate::cmd::Cmd;
 use crate::error::Result;
-use crate::workspace::{Workspace, is_library, text};
+use crate::workspace::{FEATURES, Workspace, is_library, text};
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
-    Cmd::line(
-        "cargo clippy --workspace --all-targets --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt,zswap-region/allocator \
-         -- -D warnings",
-    )
-    .run()?;
+    Cmd::line("cargo clippy --workspace --all-targets --features")
+        .arg(FEATURES)
+        .args(["--", "-D", "warnings"])
+        .run()?;
     for package in ws.packages().filter(|p| is_library(p)) {
         Cmd::line("cargo clippy --no-default-features -p")
             .arg(text(&package["name"]))

@@ -2,9 +2,11 @@
 
 use crate::cmd::Cmd;
 use crate::error::Result;
+use crate::workspace::FEATURES;
 
 pub(crate) fn run() -> Result<()> {
-    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics,zswap-core/encrypt,zram/encrypt,zswap-region/allocator")
+    Cmd::line("cargo doc --workspace --no-deps --features")
+        .arg(FEATURES)
         .env("RUSTDOCFLAGS", "-Dwarnings")
         .run()
 }

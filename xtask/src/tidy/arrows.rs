@@ -76,7 +76,7 @@ fn allowed_in_tests(from: &str) -> &'static [&'static str] {
         // It has the source of random numbers for tests.
         "zswap-lz4-block" | "linewords" => &["zpool-base"],
         // Its tests pass memory of a region to the other crates.
-        "zswap-region" => &["zram", "zswap-compressors", "zswap-measure"],
+        "zswap-region" => &["zram", "zswap-compressors"],
         _ => &[],
     }
 }
