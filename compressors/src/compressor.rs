@@ -55,6 +55,26 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`].
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError>;
 
+    /// Makes a context for inputs of up to `len` bytes, as [`Compressor::new_ctx`] does for inputs of the codec's
+    /// own length. So a codec that is prepared for pages serves longer units, too. The output is the same format:
+    /// any context of this compressor reads it. The default calls `new_ctx`, which suits a codec whose contexts do
+    /// not depend on the length.
+    ///
+    /// ```
+    /// use compressors::{Compressor, Null};
+    ///
+    /// let mut out = [0; 8192];
+    /// assert_eq!(Null.new_ctx_for(8192)?.compress(&[7; 8192], &mut out)?, 8192);
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Compressor::new_ctx`].
+    fn new_ctx_for(&self, len: usize) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        let _ = len;
+        self.new_ctx()
+    }
+
     /// Returns the decompressor that needs no context; `None` if the codec has none.
     /// `lz4`, `lz4hc`, `linewords`, `lzo` and `null` have one. A page store that
     /// decompresses with it takes no per-CPU lock.

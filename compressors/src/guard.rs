@@ -33,6 +33,17 @@ pub fn new_ctx(compressor: &dyn Compressor) -> Result<Box<dyn CompressorCtx>, Co
     outcome("new_ctx", || compressor.new_ctx())
 }
 
+/// Calls [`Compressor::new_ctx_for`].
+///
+/// # Errors
+/// Those of the call, and [`CompressorError::Panicked`].
+pub fn new_ctx_for(
+    compressor: &dyn Compressor,
+    len: usize,
+) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+    outcome("new_ctx", || compressor.new_ctx_for(len))
+}
+
 /// Calls [`CompressorCtx::compress`]. After [`CompressorError::Panicked`], do not use the context again. Drop it
 /// with [`zpool_base::unwind::dropped`], since its destructor may panic, too.
 ///

@@ -81,7 +81,12 @@ impl Compressor for Linewords {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        if self.page <= DEFAULT_PAGE {
+        self.new_ctx_for(0)
+    }
+
+    fn new_ctx_for(&self, len: usize) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        const DEFAULT: usize = DEFAULT_PAGE as usize;
+        if self.page <= DEFAULT_PAGE && len <= DEFAULT {
             Ok(try_box(NAME, Ctx(PageContext::new()))?)
         } else {
             Ok(try_box(NAME, Ctx(LargeContext::new()))?)
@@ -123,13 +128,24 @@ impl<const TABLE: usize, const CONTROL: usize> CompressorCtx for Ctx<TABLE, CONT
 
 #[cfg(test)]
 mod tests {
-    use super::Linewords;
+    use super::{Compressor, Linewords};
     use crate::registry::build;
 
     const _: fn() = || {
         fn check<T: Send + Sync + Clone + 'static>() {}
         check::<Linewords>();
     };
+
+    #[test]
+    fn a_context_for_longer_units_is_the_larger_one() {
+        let codec = Linewords::default();
+        let bytes = |len| codec.new_ctx_for(len).unwrap().memory_bytes();
+        assert_eq!(bytes(4096), codec.new_ctx().unwrap().memory_bytes());
+        assert_eq!(
+            bytes(8192),
+            build("linewords:page=65536").unwrap().new_ctx().unwrap().memory_bytes()
+        );
+    }
 
     #[test]
     fn the_page_is_bounded_and_told() {

@@ -191,12 +191,17 @@ impl Compressor for Zstd {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        let page = &ZEROS[..self.page_len];
+        self.new_ctx_for(self.page_len)
+    }
+
+    fn new_ctx_for(&self, len: usize) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        let codec = Zstd { page_len: len.clamp(self.page_len, ZEROS.len()), ..self.clone() };
+        let page = &ZEROS[..codec.page_len];
         let ctx = Ctx {
             pages: Encoder::fixed_for(page, self.level, self.dictionary.clone())?,
             others: None,
             decoder: Decoder::new(self.dictionary.clone())?,
-            codec: self.clone(),
+            codec,
         };
         Ok(try_box(NAME, ctx)?)
     }
@@ -358,6 +363,12 @@ mod tests {
         }
         let larger = Zstd::builder().page_len(65536).build().unwrap();
         assert!(larger.new_ctx().unwrap().memory_bytes() > memory);
+        // A context for longer inputs is the context of a codec for longer pages.
+        let mut ctx = codec.new_ctx_for(65536).unwrap();
+        let memory = ctx.memory_bytes();
+        assert_eq!(memory, larger.new_ctx().unwrap().memory_bytes());
+        ctx.compress(&[7; 65536], &mut vec![0; 70000]).unwrap();
+        assert_eq!(ctx.memory_bytes(), memory);
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
 pub use owned_read::{ObjReadOwned, obj_read_owned};
 pub use provider::{MAX_RUN_PAGES, PAGE_SIZE, PageBlock, PageBudget, PageProvider, PageRun};
 pub use read::{ObjPin, ObjRead};
-pub use registry::{Registry, ZpoolConfig};
+pub use registry::{MOST_OBJECT, Registry, ZpoolConfig};
 pub use stats::ZpoolStats;
 pub use write::{ObjCommit, ObjSink, ObjWrite};
 pub use zpool::{Compaction, Migration, Zpool, ZpoolCaps};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use zpool_base::unwind::dropped;
 
-use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
+use crate::{PAGE_SIZE, PageBudget, PageProvider, Zpool, ZpoolError};
 
 /// What a backend's constructor needs to build a pool.
 #[derive(Clone, Debug)]
@@ -18,12 +18,27 @@ pub struct ZpoolConfig {
     /// The budget to which the pool charges its resident pages. `None` means no limit. Pools may share a
     /// budget.
     pub budget: Option<Arc<PageBudget>>,
+    /// The size in bytes of the largest object that the pool's user will store, 4096 to [`MOST_OBJECT`]. A
+    /// backend whose objects may be larger than its pages admits objects of this size. The objects of other
+    /// backends are as large as their pages at most: check [`ZpoolCaps::max_object_size`](crate::ZpoolCaps).
+    pub max_object_size: usize,
 }
 
+/// The size in bytes of the largest object that a backend can be asked to admit: 64 KiB.
+pub const MOST_OBJECT: usize = 1 << 16;
+
 impl ZpoolConfig {
-    /// Makes a configuration with the page provider `pages` and no budget.
+    /// Makes a configuration with the page provider `pages`, no budget, and objects of at most a page.
     pub fn new(pages: Arc<dyn PageProvider>) -> Self {
-        ZpoolConfig { pages, budget: None }
+        ZpoolConfig { pages, budget: None, max_object_size: PAGE_SIZE }
+    }
+
+    /// Sets the size in bytes of the largest object. Below 4096 it counts as 4096, above [`MOST_OBJECT`] as
+    /// [`MOST_OBJECT`].
+    #[must_use]
+    pub fn with_max_object_size(mut self, bytes: usize) -> Self {
+        self.max_object_size = bytes.clamp(PAGE_SIZE, MOST_OBJECT);
+        self
     }
 
     /// Sets a budget for the pool's resident pages.

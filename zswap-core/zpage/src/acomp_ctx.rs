@@ -40,24 +40,31 @@ use once_cell::sync::OnceCell;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::{caught, dropped};
 
+use crate::PAGE_SIZE;
 use crate::cpu;
 use crate::sync::{Mutex, MutexGuard, thread_bits};
-use crate::{PAGE_SIZE, Page};
 
-/// The largest output buffer that a codec gets for a page, in bytes. A codec may ask for any length, and the
-/// whole buffer is zeroed, so there must be a limit.
-const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
+/// The largest output buffer that a codec gets for a unit of `unit` bytes: 64 pages, or four units if that is
+/// more. A codec may ask for any length, and the whole buffer is zeroed, so there must be a limit.
+const fn most_output(unit: usize) -> usize {
+    let (pages, units) = (64 * PAGE_SIZE, 4 * unit);
+    if pages > units { pages } else { units }
+}
 
-/// Returns the bytes of output buffer that a codec needs to compress a page.
+/// Returns the bytes of output buffer that a codec needs to compress `unit` bytes.
 ///
 /// # Errors
-/// [`CompressorError::OutputTooLarge`] if the codec asks for more than 64 pages;
+/// [`CompressorError::OutputTooLarge`] if the codec asks for more than [`most_output`];
 /// [`CompressorError::Panicked`] if its `max_compressed_len` panics.
-pub(crate) fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
+pub(crate) fn output_len(
+    compressor: &dyn Compressor,
+    unit: usize,
+) -> Result<usize, CompressorError> {
     let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
-    let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
-    if len > MOST_OUTPUT {
-        return Err(CompressorError::OutputTooLarge { len, max: MOST_OUTPUT });
+    let (len, max) =
+        (caught(|| compressor.max_compressed_len(unit)).ok_or(panicked)?, most_output(unit));
+    if len > max {
+        return Err(CompressorError::OutputTooLarge { len, max });
     }
     Ok(len)
 }
@@ -76,7 +83,7 @@ thread_bits! {
 #[derive(Debug)]
 struct Tools {
     codec: Box<dyn CompressorCtx>,
-    /// The output buffer, long enough for the longest output that the codec announces for a page.
+    /// The output buffer, long enough for the longest output that the codec announces for a unit.
     buffer: Box<[u8]>,
 }
 
@@ -106,6 +113,8 @@ type Place = Box<[CachePadded<AcompCtx>]>;
 /// A pool's contexts, one per CPU.
 pub(crate) struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
+    /// The bytes of the longest input that the contexts are prepared for.
+    unit: usize,
     /// Whether these are contexts of a fault handler's store.
     in_fault_handler: bool,
 }
@@ -164,7 +173,19 @@ impl AcompCtxs {
     /// Makes a place for each CPU. No place has a context yet.
     pub(crate) fn new() -> Self {
         let by_cpu = (0..cpu::places()).map(|_| OnceCell::new()).collect();
-        AcompCtxs { by_cpu, in_fault_handler: false }
+        AcompCtxs { by_cpu, unit: PAGE_SIZE, in_fault_handler: false }
+    }
+
+    /// Sets the length in bytes of the longest input. Contexts that were made before keep their length, so this is
+    /// called before the first one is made.
+    pub(crate) fn set_unit(&mut self, unit: usize) {
+        self.unit = unit;
+    }
+
+    /// Returns the length in bytes of the longest input.
+    #[inline]
+    pub(crate) fn unit(&self) -> usize {
+        self.unit
     }
 
     /// Sets whether these are contexts of a fault handler's store.
@@ -208,7 +229,7 @@ impl AcompCtxs {
         let ctx = &self.by_cpu[cpu].get_or_try_init(place)?[0];
         let mut tools = ctx.tools.lock();
         if tools.is_none() {
-            let made = Tools::set_up(compressor)?;
+            let made = Tools::set_up(compressor, self.unit)?;
             let bytes = caught(|| made.codec.memory_bytes()).unwrap_or(0);
             // Relaxed, here and below: a statistic, which publishes nothing.
             ctx.bytes.store(bytes.saturating_add(made.buffer.len()), Ordering::Relaxed);
@@ -266,26 +287,27 @@ fn place() -> Result<Place, CompressorError> {
 }
 
 impl Tools {
-    fn set_up(compressor: &dyn Compressor) -> Result<Tools, CompressorError> {
-        let len = output_len(compressor)?;
+    fn set_up(compressor: &dyn Compressor, unit: usize) -> Result<Tools, CompressorError> {
+        let len = output_len(compressor, unit)?;
         let mut buffer = Vec::new();
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
         buffer.try_reserve_exact(len).map_err(|_| refused)?;
         buffer.resize(len, 0);
         // The codec's context is made last, so no error path has to drop it.
-        Ok(Tools { buffer: buffer.into_boxed_slice(), codec: guard::new_ctx(compressor)? })
+        let codec = guard::new_ctx_for(compressor, unit)?;
+        Ok(Tools { buffer: buffer.into_boxed_slice(), codec })
     }
 }
 
 impl HeldCtx<'_> {
-    /// Compresses a page into [`output`](Self::output) and returns the length that the codec reports. The
-    /// length is not checked; [`Codec::kept`](crate::Codec::kept) checks it.
+    /// Compresses a page, or up to [`Codec::unit`](crate::Codec::unit) bytes, into [`output`](Self::output) and
+    /// returns the length that the codec reports. The length is not checked; [`Codec::kept`](crate::Codec::kept) checks it.
     ///
     /// # Errors
     /// The codec's errors, and [`CompressorError::Panicked`] if it panics. A panic drops the context: every
     /// later call on this value fails with [`CompressorError::Panicked`], too.
     #[inline]
-    pub fn compress(&mut self, page: &Page) -> Result<usize, CompressorError> {
+    pub fn compress(&mut self, page: &[u8]) -> Result<usize, CompressorError> {
         let gone = CompressorError::Panicked { operation: "compress" };
         let tools = self.tools.as_mut().ok_or(gone)?;
         let done = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
@@ -297,7 +319,7 @@ impl HeldCtx<'_> {
     /// # Errors
     /// Those of [`compress`](Self::compress).
     #[inline]
-    pub fn decompress(&mut self, bytes: &[u8], page: &mut Page) -> Result<(), CompressorError> {
+    pub fn decompress(&mut self, bytes: &[u8], page: &mut [u8]) -> Result<(), CompressorError> {
         let gone = CompressorError::Panicked { operation: "decompress" };
         let tools = self.tools.as_mut().ok_or(gone)?;
         let done = guard::decompress(&mut *tools.codec, bytes, page);
@@ -485,7 +507,9 @@ mod tests {
         let registry = compressors::Registry::builtin();
         for name in registry.names() {
             let codec = registry.build(name).unwrap();
-            assert!(output_len(&*codec).unwrap() <= 2 * PAGE_SIZE, "{name}");
+            for unit in [PAGE_SIZE, 16 * PAGE_SIZE] {
+                assert!(output_len(&*codec, unit).unwrap() <= 2 * unit, "{name}");
+            }
         }
     }
 

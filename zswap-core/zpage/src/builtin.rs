@@ -47,20 +47,23 @@ pub fn compressors() -> CompressorRegistry {
 /// The name of the backend that is used if none is named.
 pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
 
-/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
+/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`. Its pages have `page_size` bytes,
+/// or as many as the system's pages if those are larger.
 ///
 /// # Errors
-/// None: this cannot fail. It returns a `Result` because every constructor of page providers does.
+/// Those of the provider's constructor, if `page_size` is no power of two or exceeds 64 KiB.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_pages::MmapPages::new()))
+pub(crate) fn default_pages(page_size: usize) -> Result<Arc<dyn PageProvider>, PageError> {
+    let page_size = page_size.max(zpool_pages::MmapPages::new().page_size());
+    let options = zpool_pages::MmapOptions::new().page_size(page_size);
+    Ok(Arc::new(zpool_pages::MmapPages::with_options(options)?))
 }
 
-/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
+/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`. Its pages have `page_size` bytes.
 ///
 /// # Errors
-/// None: this cannot fail. It returns a `Result` because every constructor of page providers does.
+/// Those of the provider's constructor, if it does not make pages of this size.
 #[cfg(not(all(target_os = "linux", not(miri))))]
-pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_pages::HeapPages::new()))
+pub(crate) fn default_pages(page_size: usize) -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(zpool_pages::HeapPages::with_page_size(page_size)?))
 }

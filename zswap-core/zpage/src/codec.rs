@@ -9,7 +9,6 @@ use compressors::{Compressor, CompressorError, StatelessDecompress};
 use zpool_base::contained::{Contained, Panicked, contain};
 use zpool_base::prefetch;
 
-use crate::Page;
 use crate::acomp_ctx::{AcompCtxs, CodecFault, HeldCtx, output_len};
 
 /// A compressor with a context for each CPU. `Send` and `Sync`.
@@ -35,6 +34,33 @@ impl Codec {
     /// Makes a codec without contexts. Each CPU makes its context on first use.
     pub fn new(compressor: Contained<Arc<dyn Compressor>>) -> Self {
         Codec { compressor, ctxs: AcompCtxs::new() }
+    }
+
+    /// Sets the length in bytes of the units that this codec compresses. Default: 4096. The contexts and their
+    /// buffers are made for this length. Shorter inputs work, too. Longer ones fail with
+    /// [`CompressorError::OutputTooSmall`] if the codec cannot make them fit into the buffer.
+    ///
+    /// ```
+    /// use zpage::{Codec, Recipe};
+    ///
+    /// let null = Recipe::builtin().compressor("null")?.compressor;
+    /// let codec = Codec::new(null).for_unit(16384);
+    /// let (unit, mut again) = ([7; 16384], [0; 16384]);
+    /// let bytes = codec.compress(&unit, |bytes| bytes.to_vec()).expect("no context is held");
+    /// codec.decompress(&bytes, &mut again).expect("the codec's own bytes");
+    /// assert_eq!((codec.unit(), again), (16384, unit));
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
+    #[must_use]
+    pub fn for_unit(mut self, bytes: usize) -> Self {
+        self.ctxs.set_unit(bytes);
+        self
+    }
+
+    /// Returns the length in bytes of the units that this codec compresses.
+    #[inline]
+    pub fn unit(&self) -> usize {
+        self.ctxs.unit()
     }
 
     /// Sets whether this codec's contexts are for a fault handler. Default: no. A fault handler runs on the thread
@@ -108,7 +134,7 @@ impl Codec {
         contain(|| self.compressor.stateless()).ok().flatten()
     }
 
-    /// Compresses a page, calls `then` with the bytes to store, and returns the result of `then`. The bytes to
+    /// Compresses a page, or up to [`unit`](Self::unit) bytes, calls `then` with the bytes to store, and returns the result of `then`. The bytes to
     /// store are the compressed bytes if there are fewer of them than the page has, else the page itself. They
     /// may lie in the context's buffer, so the context stays locked until `then` returns.
     ///
@@ -127,7 +153,7 @@ impl Codec {
     /// # Blocking
     /// Sleeps as [`Codec::hold`] does, and in `then`.
     #[inline]
-    pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
+    pub fn compress<T>(&self, page: &[u8], then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
         let mut ctx = self.hold()?;
         let len = ctx.compress(page).map_err(CodecFault::Failed)?;
         Ok(then(Self::kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
@@ -154,7 +180,7 @@ impl Codec {
     /// # Blocking
     /// If the compressor needs a context to decompress, sleeps as [`Codec::hold`] does.
     #[inline]
-    pub fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), CodecFault> {
+    pub fn decompress(&self, bytes: &[u8], page: &mut [u8]) -> Result<(), CodecFault> {
         prefetch::read_soon(bytes);
         let stateless = contain(|| Some(self.compressor.stateless()?.decompress(bytes, page)));
         let done = match stateless {
@@ -165,7 +191,7 @@ impl Codec {
         done.map_err(CodecFault::Failed)
     }
 
-    /// Returns the bytes of output buffer that the compressor needs for a page. A caller that compresses with a
+    /// Returns the bytes of output buffer that the compressor needs for a unit. A caller that compresses with a
     /// context of its own makes its buffer that long.
     ///
     /// ```
@@ -177,10 +203,10 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// [`CompressorError::OutputTooLarge`] if the compressor asks for more than 64 pages;
+    /// [`CompressorError::OutputTooLarge`] if the compressor asks for more than 64 pages and more than four units;
     /// [`CompressorError::Panicked`] if its `max_compressed_len` panics.
     pub fn output_len(&self) -> Result<usize, CompressorError> {
-        output_len(self.compressor())
+        output_len(self.compressor(), self.unit())
     }
 
     /// Returns the bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`:

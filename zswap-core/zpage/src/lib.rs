@@ -47,12 +47,14 @@ mod recipe;
 pub mod same_filled;
 pub mod segments;
 mod sync;
+mod unit;
 pub mod word_lock;
 
 pub use acomp_ctx::{CodecFault, HeldCtx};
 pub use codec::Codec;
 pub use compressors::CompressorError;
 pub use recipe::{BuiltCompressor, BuiltZpool, Recipe, RecipeError};
+pub use unit::{MOST_UNIT, UnitError, check_unit};
 pub use zpool_api::{PageError, ZpoolError};
 
 /// The size of a page in bytes: 4096.

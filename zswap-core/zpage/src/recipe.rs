@@ -13,9 +13,10 @@ use zpool_api::{
 };
 use zpool_base::contained::{Contained, contain};
 
-use crate::{PAGE_SIZE, builtin};
+use crate::{PAGE_SIZE, UnitError, builtin, check_unit};
 
-type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+/// Makes a page provider. The argument is the wanted page size in bytes.
+type MakePages = Arc<dyn Fn(usize) -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
 /// Looks up backends and compressors by name in two registries, and builds them. Makes a page provider for each
 /// backend. `Send`, `Sync`, cheap to clone.
@@ -36,9 +37,11 @@ pub struct Recipe {
     /// Where compressors are looked up by name.
     pub compressors: CompressorRegistry,
     pages: Contained<MakePages>,
+    /// The size in bytes of the largest object that a backend must hold.
+    unit: usize,
 }
 
-/// A backend and its page provider. Derefs to the backend, which can hold an object of a whole page.
+/// A backend and its page provider. Derefs to the backend, which can hold an object of a whole unit.
 #[derive(Debug)]
 pub struct BuiltZpool {
     zpool: Contained<Arc<dyn Zpool>>,
@@ -77,7 +80,7 @@ pub enum RecipeError {
     /// The page provider could not be made.
     #[error(transparent)]
     Pages(#[from] PageError),
-    /// The backend's largest object is smaller than a page, so an incompressible page would not fit.
+    /// The backend's largest object is smaller than a unit, so an incompressible unit would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds {needed}")]
     ObjectsTooSmall {
         /// The backend's name.
@@ -107,10 +110,31 @@ impl Recipe {
             zpools: builtin::zpools(),
             compressors: builtin::compressors(),
             pages: Contained::new(Arc::new(builtin::default_pages)),
+            unit: PAGE_SIZE,
         }
     }
 
-    /// Sets the constructor of page providers. Each pool built from now on gets a provider from it.
+    /// Sets the unit, the size in bytes of the largest object that backends built from now on must hold. Default:
+    /// 4096.
+    ///
+    /// ```
+    /// use zpage::Recipe;
+    ///
+    /// let mut recipe = Recipe::builtin();
+    /// recipe.set_unit(32 << 10)?;
+    /// assert!(recipe.zpool("zbud", None)?.caps().max_object_size >= 32 << 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`UnitError`] if `bytes` is no unit ([`check_unit`]). The unit stays as it was.
+    pub fn set_unit(&mut self, bytes: usize) -> Result<(), UnitError> {
+        self.unit = check_unit(bytes)?;
+        Ok(())
+    }
+
+    /// Sets the constructor of page providers. Each pool built from now on gets a provider from it. For units above
+    /// 4096 bytes, see [`Recipe::set_pages_of`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -125,6 +149,28 @@ impl Recipe {
     pub fn set_pages<F>(&mut self, make: F)
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
+    {
+        self.set_pages_of(move |_| make());
+    }
+
+    /// Sets the constructor of page providers, for any unit. The constructor is called with the wanted page size in
+    /// bytes. It is asked for pages of 4096 bytes first. If the backend then holds smaller objects than a unit, the
+    /// backend is built again, with a provider of pages that are as large as a unit.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpage::Recipe;
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let mut recipe = Recipe::builtin();
+    /// recipe.set_unit(16384)?;
+    /// recipe.set_pages_of(|bytes| Ok(Arc::new(HeapPages::with_page_size(bytes)?)));
+    /// assert_eq!(recipe.zpool("zbud", None)?.stats().page_size, 16384);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_pages_of<F>(&mut self, make: F)
+    where
+        F: Fn(usize) -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
     {
         self.pages = Contained::new(Arc::new(make));
     }
@@ -182,7 +228,7 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Zpool`] if the name is not known or the backend's constructor fails;
     /// [`RecipeError::Pages`] if the page provider could not be made; [`RecipeError::ObjectsTooSmall`] if
-    /// the backend cannot hold a whole page; [`RecipeError::Panicked`] if the backend or the page provider
+    /// the backend cannot hold a whole unit; [`RecipeError::Panicked`] if the backend or the page provider
     /// panics.
     pub fn zpool(
         &self,
@@ -198,17 +244,32 @@ impl Recipe {
         name: &str,
         budget: Option<Arc<PageBudget>>,
     ) -> Result<BuiltZpool, RecipeError> {
+        let (mut built, mut max) = self.build_zpool_on(PAGE_SIZE, name, budget.clone())?;
+        if max < self.unit {
+            // Objects of this backend are as large as its pages at most.
+            (built, max) = self.build_zpool_on(self.unit, name, budget)?;
+        }
+        if max < self.unit {
+            let zpool = name.to_owned();
+            return Err(RecipeError::ObjectsTooSmall { zpool, max, needed: self.unit });
+        }
+        Ok(built)
+    }
+
+    /// Builds the backend on pages of `page_size` bytes. Also returns the size of its largest object.
+    fn build_zpool_on(
+        &self,
+        page_size: usize,
+        name: &str,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<(BuiltZpool, usize), RecipeError> {
         // `Contained`: if something panics from here on, each destructor runs separately.
-        let pages = Contained::new((self.pages)()?);
-        let mut config = ZpoolConfig::new(Arc::clone(&pages));
+        let pages = Contained::new((self.pages)(page_size)?);
+        let mut config = ZpoolConfig::new(Arc::clone(&pages)).with_max_object_size(self.unit);
         config.budget = budget;
         let zpool = Contained::new(self.zpools.build(name, &config)?);
         let max = zpool.caps().max_object_size;
-        if max < PAGE_SIZE {
-            let zpool = name.to_owned();
-            return Err(RecipeError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
-        }
-        Ok(BuiltZpool { zpool, _pages: pages })
+        Ok((BuiltZpool { zpool, _pages: pages }, max))
     }
 }
 
@@ -217,6 +278,7 @@ impl fmt::Debug for Recipe {
         f.debug_struct("Recipe")
             .field("zpools", &self.zpools)
             .field("compressors", &self.compressors)
+            .field("unit", &self.unit)
             .finish_non_exhaustive()
     }
 }

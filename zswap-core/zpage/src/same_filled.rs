@@ -17,7 +17,6 @@ use zpool_base::zeroed::ZeroedTable;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::{PAGE_SIZE, Page};
 use zpool_base::numbers::{Numbers, group};
 
 const FORM_SHIFT: u32 = 50;
@@ -29,7 +28,8 @@ const WORD: usize = size_of::<u64>();
 /// than 4096 bytes.
 const GROUP: usize = group(512);
 
-/// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.
+/// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled. A page here is any slice whose
+/// length is a multiple of 8 bytes and not 0; for other slices the result is `None`.
 ///
 /// ```
 /// use zpage::{PAGE_SIZE, same_filled};
@@ -40,19 +40,17 @@ const GROUP: usize = group(512);
 /// assert_eq!(same_filled::pattern(&page), None);
 /// ```
 #[inline]
-pub fn pattern(page: &Page) -> Option<u64> {
+pub fn pattern(page: &[u8]) -> Option<u64> {
     // Most pages fail the first comparison, or the second after a few words. A page of equal words equals
     // itself shifted by one word, which `memcmp` checks fastest.
-    let (first, last) = (&page[..WORD], &page[PAGE_SIZE - WORD..]);
-    if first != last || page[WORD..] != page[..PAGE_SIZE - WORD] {
+    let (first, last) = (page.first_chunk::<WORD>()?, page.last_chunk::<WORD>()?);
+    if first != last || page[WORD..] != page[..page.len() - WORD] || page.len() % WORD != 0 {
         return None;
     }
-    let mut bytes = [0; WORD];
-    bytes.copy_from_slice(first);
-    Some(u64::from_ne_bytes(bytes))
+    Some(u64::from_ne_bytes(*first))
 }
 
-/// Fills the page with the pattern.
+/// Fills the page with the pattern. A rest of less than 8 bytes gets the first bytes of the pattern.
 ///
 /// ```
 /// use zpage::{PAGE_SIZE, same_filled};
@@ -62,14 +60,17 @@ pub fn pattern(page: &Page) -> Option<u64> {
 /// assert_eq!(same_filled::pattern(&page), Some(0x0123_4567_89ab_cdef));
 /// ```
 #[inline]
-pub fn fill(page: &mut Page, pattern: u64) {
+pub fn fill(page: &mut [u8], pattern: u64) {
     let bytes = pattern.to_ne_bytes();
     if bytes.iter().all(|b| *b == bytes[0]) {
         page.fill(bytes[0]);
     } else {
-        for word in page.chunks_exact_mut(WORD) {
+        let mut words = page.chunks_exact_mut(WORD);
+        for word in &mut words {
             word.copy_from_slice(&bytes);
         }
+        let rest = words.into_remainder();
+        rest.copy_from_slice(&bytes[..rest.len()]);
     }
 }
 
@@ -184,6 +185,7 @@ impl Patterns {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::PAGE_SIZE;
     use zpool_base::sync::test_rng::Rng;
 
     #[test]
@@ -204,6 +206,11 @@ mod tests {
             *byte = (i % 16) as u8;
         }
         assert_eq!(pattern(&odd), None, "sixteen bytes repeated are not one word");
+        for len in [0, 4, 12, 20] {
+            assert_eq!(pattern(&odd[..len]), None, "{len} bytes are no page");
+        }
+        fill(&mut odd[..20], 0x0706_0504_0302_0100_u64.to_le());
+        assert_eq!(odd[14..22], [6, 7, 0, 1, 2, 3, 4, 5]);
     }
 
     #[test]
