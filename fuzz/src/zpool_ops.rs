@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
+use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolConfig, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
 /// An action of the evict callback. A reclaim takes its three actions in turn, again and again.
@@ -45,27 +45,38 @@ pub enum Op {
     LimitPages(Option<u8>),
 }
 
-/// Returns a pool of each backend under test. The pools take their pages from `pages`. To test
-/// another backend, add a line here.
-fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
+/// Returns a pool of each backend under test, for objects of up to `max` bytes. The pools take their
+/// pages from `pages`. To test another backend, add a line here.
+fn backends(pages: &Arc<FailingPages>, max: usize) -> Vec<Arc<dyn Zpool>> {
     let pages: Arc<dyn PageProvider> = pages.clone();
+    let config = ZpoolConfig::new(pages.clone()).with_max_object_size(max);
     let small_chains = zsmalloc::Config::new().chain(3).step(8).generations_left(40);
-    let few = zsmalloc::Zsmalloc::with_config(pages.clone(), small_chains);
+    let few = zsmalloc::Zsmalloc::from_config(&config, small_chains);
+    let usual = zsmalloc::Zsmalloc::from_config(&config, zsmalloc::Config::new());
     vec![
         Arc::new(zbud::Zbud::new(pages.clone()).expect("a page size that it takes")),
-        Arc::new(z3fold::Z3fold::new(pages.clone()).expect("a page size that it takes")),
-        Arc::new(zsmalloc::Zsmalloc::new(pages).expect("a page size that it takes")),
+        Arc::new(z3fold::Z3fold::new(pages).expect("a page size that it takes")),
+        Arc::new(usual.expect("a page size that it takes")),
         Arc::new(few.expect("a page size that it takes")),
     ]
 }
 
-/// Runs the first 200 operations on every backend, with pages of 4 KiB and of 16 KiB. Then checks
-/// that each pool has returned all its pages.
-pub fn run(ops: &[Op]) {
-    for page_size in [4096, 16384] {
+/// Runs the first 200 operations on every backend, with pages of 4 KiB and with larger ones. Then checks
+/// that each pool has returned all its pages. `size` selects the larger page and the largest object of
+/// those backends whose objects may be larger than a page.
+pub fn run(size: u8, ops: &[Op]) {
+    let (max, large) = match size % 6 {
+        0 => (4096, 16384),
+        1 => (8192, 8192),
+        2 => (16384, 16384),
+        3 => (32768, 32768),
+        4 => (65536, 65536),
+        _ => (4097 + usize::from(size) * 200, 16384),
+    };
+    for page_size in [4096, large] {
         let heap = HeapPages::with_page_size(page_size).expect("a usual size");
         let pages = Arc::new(FailingPages::new(Arc::new(heap)));
-        for pool in backends(&pages) {
+        for pool in backends(&pages, max) {
             pages.fail_call(0);
             pages.limit_pages(usize::MAX);
             pages.isolate_all(true);

@@ -116,19 +116,18 @@ impl Core {
     }
 
     /// Takes a slot and a place for `len` bytes, and makes the caller the place's writer. Fails if
-    /// `len` is 0 or larger than a page, or if no slot or no page is available.
+    /// `len` is 0 or larger than the pool admits, or if no slot or no page is available.
     fn reserve(&self, len: usize) -> Result<Reserved, ZpoolError> {
         self.check_maker()?;
         if len == 0 {
             return Err(ZpoolError::EmptyObject);
         }
-        if len > self.page_size() {
-            let max = self.page_size();
+        if len > self.max_object {
+            let max = self.max_object;
             return Err(ZpoolError::ObjectTooLarge { size: len, max, backend: NAME });
         }
         self.tidy_up();
-        let bytes = (len + HEADER).min(self.page_size());
-        let class = self.routes.route(self.routes.own_class(bytes)) as u16;
+        let class = self.routes.route(self.routes.class_of(len)) as u16;
         let mut fresh = None;
         let reserved = self.reserve_in(class, len, &mut fresh)?;
         if fresh.is_some() {
@@ -205,8 +204,9 @@ impl Core {
         Ok((self.lock(class), slot))
     }
 
-    /// Takes any place that needs no new page, in this class or a larger one. If the search finds
-    /// no such place, returns the budget's refusal.
+    /// Takes any place that needs no new page, in this class or one whose places are less than a page
+    /// longer: a short object in a much longer place would keep whole pages that it does not use. If the
+    /// search finds no such place, returns the budget's refusal.
     #[cold]
     fn squeeze_in(
         &self,
@@ -215,8 +215,13 @@ impl Core {
         slot: SlotInHand<'_>,
         refused: PageError,
     ) -> Result<Reserved, ZpoolError> {
+        let longest = self.class(class).size.size as usize + self.page_size();
         for class in class..self.class_numbers().end {
-            if !self.class(class).has_pages() {
+            let candidate = self.class(class);
+            if candidate.size.size as usize >= longest {
+                break;
+            }
+            if !candidate.has_pages() {
                 continue;
             }
             let mut locked = self.lock(class);

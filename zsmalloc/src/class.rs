@@ -716,14 +716,16 @@ mod tests {
 
     /// Stores, frees, compacts and migrates at random, and recounts after each step.
     fn churn(pool: &Zsmalloc, steps: usize, seed: u64) {
-        const SIZES: [usize; 8] = [20, 100, 600, 1300, 2000, 3000, 3300, 4096];
+        const SMALL: [usize; 8] = [20, 100, 600, 1300, 2000, 3000, 3300, 4096];
+        const LARGE: [usize; 8] = [20, 3000, 4097, 5400, 8192, 9000, 21_000, 65536];
+        let sizes = if pool.caps().max_object_size > 4096 { LARGE } else { SMALL };
         let mut rng = Rng::new(seed);
         let mut live: Vec<(Handle, usize, u8)> = Vec::new();
         for step in 0..steps {
             // For 200 steps mostly stores, then for 200 steps mostly frees.
             let grow = if step / 200 % 2 == 0 { 3 } else { 1 };
             if rng.below(4) < grow || live.is_empty() {
-                let (len, byte) = (SIZES[rng.below(8)], step as u8);
+                let (len, byte) = (sizes[rng.below(8)], step as u8);
                 live.push((pool.malloc_from(&vec![byte; len]).unwrap(), len, byte));
             } else {
                 let (handle, len, byte) = live.swap_remove(rng.below(live.len()));
@@ -821,6 +823,19 @@ mod tests {
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {
         churn(&Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap(), 500, 8);
+    }
+
+    /// The same test with objects that are larger than a page.
+    #[test]
+    fn counts_are_what_a_recount_finds_of_large_objects() {
+        let (steps, chain) = if cfg!(miri) { (8, 3) } else { (500, 16) };
+        #[cfg(all(target_os = "linux", not(miri)))]
+        let pages = Arc::new(zpool_pages::MmapPages::new());
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let pages = Arc::new(HeapPages::new());
+        let pages = zpool_api::ZpoolConfig::new(pages).with_max_object_size(65536);
+        let config = Config::new().chain(chain);
+        churn(&Zsmalloc::from_config(&pages, config).unwrap(), steps, 9);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub struct ClassStats {
     /// The class's number; larger classes have higher numbers.
     pub class: usize,
     /// The size of a place in bytes. It includes the object's 4-byte header, except in the huge
-    /// class, whose objects have none.
+    /// classes, whose places are whole pages and whose objects have none.
     pub size: usize,
     /// The number of zspages by fullness: the first number counts those that are less than 10 % full,
     /// the second those from 10 % to less than 20 %, and so on. The last number counts full zspages.

@@ -32,8 +32,8 @@ use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
-/// The most objects that are moved before the class lock is dropped. With 4 KiB pages they have at
-/// most 64 KiB.
+/// The most objects that are moved before the class lock is dropped: this number if they are smaller
+/// than a page, fewer if they are larger. With 4 KiB pages they have at most 64 KiB.
 const STEP: usize = 16;
 /// The number of fullness groups whose zspages have room.
 const GROUPS: usize = 10;
@@ -252,7 +252,7 @@ impl Core {
     /// the source.
     fn step(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>, bounds: &mut Bounds) -> Step {
         // Done if holes are all that can be freed: they are freed without moving anything. Done for
-        // a huge class, too: a huge object is alone in its page, so moving it frees nothing.
+        // a huge class, too: a huge object is alone in its pages, so moving it frees nothing.
         if locked.can_compact() <= locked.inner.holes as usize || locked.size.huge {
             return Step::Done;
         }
@@ -261,9 +261,10 @@ impl Core {
         };
         let z = self.zspages.at(zspage);
         let mut moved = 0;
+        let most = (STEP * self.page_size() / locked.size.size as usize).clamp(1, STEP);
         while left > 0 && z.used.get() > 0 {
             run.source = Some((zspage, left));
-            if moved == STEP || bounds.moves == 0 || bounds.visits == 0 {
+            if moved == most || bounds.moves == 0 || bounds.visits == 0 {
                 return Step::More;
             }
             left -= 1;

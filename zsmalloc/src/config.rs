@@ -1,6 +1,6 @@
 //! The configuration of a pool.
 
-use crate::class_table::{SizeClass, size_classes};
+use crate::class_table::{SizeClass, large_classes, size_classes};
 use zpool_api::SlotRef;
 
 /// The configuration of a pool: its longest zspage, the step between its size classes, and whether
@@ -37,7 +37,8 @@ impl Config {
 
     /// Sets the longest zspage, in pages. Values below 1 count as 1, values above 16 as 16. Default:
     /// 16. A zspage also has at most 64 KiB, which is fewer than 16 pages if pages are larger than
-    /// 4096 bytes.
+    /// 4096 bytes. If the pool admits objects larger than that many pages, a zspage of such an object
+    /// has as many pages as the object.
     pub const fn chain(mut self, pages: usize) -> Self {
         self.chain = if pages < 1 {
             1
@@ -72,8 +73,12 @@ impl Config {
         self
     }
 
-    pub(crate) fn classes(self, page_size: usize) -> Vec<SizeClass> {
-        size_classes(page_size, usize::from(self.chain), usize::from(self.step))
+    /// Returns the classes of a pool whose largest object has `max` bytes, in ascending order of size.
+    pub(crate) fn classes(self, page_size: usize, max: usize) -> Vec<SizeClass> {
+        let chain = usize::from(self.chain);
+        let mut classes = size_classes(page_size, chain, usize::from(self.step));
+        classes.extend(large_classes(page_size, chain, max));
+        classes
     }
 
     pub(crate) const fn class_step(self) -> usize {

@@ -13,7 +13,6 @@
 use zpool_api::{Handle, SlotRef, ZpoolError};
 
 use crate::class::{ClassGuard, Place};
-use crate::class_table::HEADER;
 use crate::lane::Freed;
 use crate::shared::{Core, object_at};
 use crate::slot::Location;
@@ -65,7 +64,7 @@ impl Core {
     fn free_object(&self, mut locked: ClassGuard<'_>, location: Location, z: &Zspage) {
         let (index, len) = object_at(locked.size, location);
         locked.count_bytes(-(len as isize));
-        let own = self.routes.own_class((len + HEADER).min(self.page_size()));
+        let own = self.routes.class_of(len);
         self.routes.unroute(own, usize::from(locked.number));
         let lane = self.lane(z, index);
         // SAFETY: the class lock is held, and this call has invalidated the slot.

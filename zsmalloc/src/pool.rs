@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use zpool_api::{
-    Compaction, Handle, Migration, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag, SlotRef,
-    Zpool, ZpoolCaps, ZpoolConfig, ZpoolError, ZpoolStats,
+    Compaction, Handle, Migration, ObjRead, ObjWrite, PageProvider, PoolTag, SlotRef, Zpool,
+    ZpoolCaps, ZpoolConfig, ZpoolError, ZpoolStats,
 };
 use zpool_base::fork::Leaked;
 use zpool_base::prefetch;
@@ -71,11 +71,13 @@ impl Zsmalloc {
         provider: Arc<dyn PageProvider>,
         config: Config,
     ) -> Result<Self, ZpoolError> {
-        Self::with_budget(provider, None, config)
+        let pages = ZpoolConfig::new(provider);
+        Self::from_config(&pages, config)
     }
 
-    /// Makes an empty pool with the provider and the budget of a [`ZpoolConfig`]. Code that can use
-    /// any backend has both in this form.
+    /// Makes an empty pool with the provider, the budget and the largest object of a [`ZpoolConfig`]. Code
+    /// that can use any backend has them in this form. The pool admits objects of that size, up to 64 KiB,
+    /// or of a page if that is larger.
     ///
     /// # Errors
     /// The same as [`Zsmalloc::new`].
@@ -96,15 +98,10 @@ impl Zsmalloc {
     /// # Ok::<(), ZpoolError>(())
     /// ```
     pub fn from_config(pages: &ZpoolConfig, config: Config) -> Result<Self, ZpoolError> {
-        Self::with_budget(pages.pages.clone(), pages.budget.clone(), config)
-    }
-
-    fn with_budget(
-        provider: Arc<dyn PageProvider>,
-        budget: Option<Arc<PageBudget>>,
-        config: Config,
-    ) -> Result<Self, ZpoolError> {
-        Ok(Zsmalloc { core: Leaked::new(Core::new(provider, budget, config)?) })
+        let (provider, budget) = (pages.pages.clone(), pages.budget.clone());
+        Ok(Zsmalloc {
+            core: Leaked::new(Core::new(provider, budget, pages.max_object_size, config)?),
+        })
     }
 
     /// Moves every zspage whose run begins at an address in `range` to other pages of the provider.
@@ -149,7 +146,7 @@ impl Zpool for Zsmalloc {
     }
 
     fn caps(&self) -> ZpoolCaps {
-        ZpoolCaps::new(self.core.page_size())
+        ZpoolCaps::new(self.core.max_object)
             .with_compaction()
             .with_migration()
             .with_alignment(HEADER)
@@ -181,8 +178,8 @@ impl Zpool for Zsmalloc {
     }
 
     fn footprint(&self, len: usize) -> usize {
-        let bytes = (len + HEADER).min(self.core.page_size());
-        let class = self.core.routes.goes_to(self.core.routes.own_class(bytes));
+        let own = self.core.routes.class_of(len.min(self.core.max_object));
+        let class = self.core.routes.goes_to(own);
         let size = &self.core.classes[class].size;
         usize::from(size.pages) * self.core.page_size() / usize::from(size.objects)
     }

@@ -37,7 +37,7 @@
 
 use std::sync::Arc;
 
-use zpool_api::{PageBudget, PageProvider, PageRun, PoolTag, ZpoolError};
+use zpool_api::{MOST_OBJECT, PageBudget, PageProvider, PageRun, PoolTag, ZpoolError};
 use zpool_base::fork::Maker;
 use zpool_base::stable::TableError;
 use zpool_base::unwind::each_in_destructor;
@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) maker: Maker,
     pub(crate) provider: Arc<dyn PageProvider>,
     pub(crate) tag: PoolTag,
+    /// The size of the largest object in bytes.
+    pub(crate) max_object: usize,
     pub(crate) accounts: Accounts,
     pub(crate) classes: Vec<Class>,
     pub(crate) routes: Routes,
@@ -79,6 +81,7 @@ impl Core {
     pub(crate) fn new(
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
+        max_object: usize,
         config: Config,
     ) -> Result<Self, ZpoolError> {
         let page_size = provider.page_size();
@@ -86,12 +89,14 @@ impl Core {
             let allowed = "powers of two from 4096 to 65536";
             return Err(ZpoolError::UnsupportedPageSize { backend: NAME, page_size, allowed });
         }
-        let sizes = config.classes(page_size);
+        let max_object = max_object.clamp(page_size, MOST_OBJECT.max(page_size));
+        let sizes = config.classes(page_size, max_object);
         let most = sizes.iter().fold(0, |most, size| most.max(usize::from(size.objects)));
         Ok(Core {
             maker: Maker::here(),
             provider,
             tag: PoolTag::next(),
+            max_object,
             accounts: Accounts::new(page_size, budget),
             routes: Routes::new(&sizes, page_size, config.class_step(), config.refines()),
             classes: sizes.into_iter().map(Class::new).collect(),

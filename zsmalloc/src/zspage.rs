@@ -246,7 +246,7 @@ pub(crate) fn objects_of_page(
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::class_table::size_classes;
+    use crate::class_table::{large_classes, size_classes};
 
     #[test]
     fn a_descriptor_is_half_a_cache_line() {
@@ -278,7 +278,8 @@ mod tests {
     fn pages_and_places_overlap_alike_seen_from_either() {
         for (page_size, chain) in [(4096, 16), (4096, 3), (16384, 4)] {
             let some = if cfg!(miri) { 40 } else { 1 };
-            for size in size_classes(page_size, chain, 16).into_iter().step_by(some) {
+            let small = size_classes(page_size, chain, 16).into_iter();
+            for size in small.chain(large_classes(page_size, chain, 65536)).step_by(some) {
                 for page in 0..usize::from(size.pages) {
                     let objects = objects_of_page(&size, page_size, page);
                     for index in 0..usize::from(size.objects) {

@@ -3,11 +3,13 @@
 
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
+use super::pick;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
-/// Returns every size up to 4096, and sizes near half of `max` and near `max`. Under Miri, a few sizes
-/// replace the sizes up to 4096.
+/// Returns every size up to 4096, and sizes near half of `max` and near `max`. If `max` is more than 4096,
+/// also sizes near every whole number of pages of 4096 bytes, near such numbers divided by 2 to 15, and at
+/// random. Under Miri, a few sizes replace the sizes up to 4096, and most of the larger ones are left out.
 fn sizes(max: usize) -> Vec<usize> {
     let around = |size: usize| size.saturating_sub(1)..=size + 1;
     let mut sizes: Vec<usize> = if cfg!(miri) {
@@ -18,6 +20,21 @@ fn sizes(max: usize) -> Vec<usize> {
     // Adds sizes near half of the maximum and near the maximum, where a page has no room for headers
     // and rounding.
     sizes.extend([max / 2, max - max.min(64), max].into_iter().flat_map(around));
+    let step = pick(1, 7);
+    for whole in (8192..=max).step_by(4096).step_by(step) {
+        // A header of 4 or 8 bytes may just fit, or just not.
+        sizes.extend([0, 3, 4, 5, 7, 8, 9].map(|header| whole - header));
+        sizes.push(whole + 1);
+        for parts in (2..16).filter(|parts| whole / parts > 4096).step_by(step) {
+            sizes.extend(
+                [0, 4, 8].map(|header| whole / parts - header).into_iter().flat_map(around),
+            );
+        }
+    }
+    if max > 4096 {
+        let mut rng = Rng::new(max as u64);
+        sizes.extend((0..pick(200, 2)).map(|_| 4097 + rng.below(max - 4096)));
+    }
     sizes.retain(|size| (1..=max).contains(size));
     sizes.sort_unstable();
     sizes.dedup();
@@ -89,7 +106,7 @@ pub(super) fn objects_are_aligned(rig: &Rig<'_>) {
             );
         }
     };
-    for size in sizes(fixture.max()).into_iter().step_by(super::pick(7, 1)) {
+    for size in sizes(fixture.max()).into_iter().step_by(pick(7, 1)) {
         model.store(&fixture, size);
     }
     aligned(&fixture, &model);

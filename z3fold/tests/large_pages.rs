@@ -1,0 +1,46 @@
+//! Runs the whole conformance suite on z3fold over pages of 8 to 64 KiB, which hold objects of that size.
+
+use std::sync::Arc;
+use z3fold::Z3fold;
+use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_conformance::Subject;
+use zpool_pages::HeapPages;
+
+/// The size of a page in bytes.
+struct PagesOf(usize);
+
+impl Subject for PagesOf {
+    fn name(&self) -> &str {
+        "z3fold"
+    }
+
+    fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        let pool = Z3fold::new(pages)?;
+        assert_eq!(pool.caps().max_object_size, self.0);
+        Ok(Arc::new(pool))
+    }
+
+    fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
+        let pages = HeapPages::with_page_size(self.0).expect("a page size that the pool supports");
+        vec![(format!("HeapPages of {} bytes", self.0), Arc::new(pages))]
+    }
+}
+
+#[cfg(not(miri))]
+mod pages_of_8_kib {
+    zpool_conformance::conformance_tests!(super::PagesOf(8 << 10));
+}
+
+#[cfg(not(miri))]
+mod pages_of_16_kib {
+    zpool_conformance::conformance_tests!(super::PagesOf(16 << 10));
+}
+
+#[cfg(not(miri))]
+mod pages_of_32_kib {
+    zpool_conformance::conformance_tests!(super::PagesOf(32 << 10));
+}
+
+mod pages_of_64_kib {
+    zpool_conformance::conformance_tests!(super::PagesOf(64 << 10));
+}
