@@ -70,7 +70,7 @@ impl Zswap {
         let needed = self
             .memory_beside_pools()
             .saturating_add(more)
-            .saturating_add(self.areas.shared().pools.current().page_size());
+            .saturating_add(self.areas.shared().pools.current().most_of_object());
         if bytes < needed {
             return Err(BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed });
         }

@@ -194,9 +194,9 @@ fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
 }
 
 /// The pages of a batch that is being stored.
-struct Storing<'a, 'p> {
+struct Storing<'a, P: AsRef<[u8]>> {
     store: &'a Zswap,
-    pages: &'a [(SwapEntry, &'p Page)],
+    pages: &'a [(SwapEntry, P)],
     /// For each page, its content or the reason for its refusal. `None` while the page's request is
     /// outstanding, and after the page was installed.
     contents: Vec<Option<Result<Content, Refusal>>>,
@@ -207,18 +207,18 @@ struct Storing<'a, 'p> {
     results: Vec<Result<(), StoreError>>,
 }
 
-impl Storing<'_, '_> {
+impl<P: AsRef<[u8]>> Storing<'_, P> {
     /// Handles a completed request: puts its output into the pool, and installs each page that is ready.
     fn finish(&mut self, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
-        let (entry, page) = self.pages[tag];
+        let (entry, page) = (self.pages[tag].0, self.pages[tag].1.as_ref());
         // A request completes once, so its pool is there.
         let Some(pool) = self.pools[tag].take() else { return };
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
         let put = result.map_err(Fault::Codec);
         let put = put.and_then(|len| {
             let bytes = Codec::kept(page, &output, len).map_err(Fault::Codec)?;
-            pool.insert(bytes, keep_raw, &mut kept)
+            pool.insert(page, bytes, keep_raw, &mut kept)
         });
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
@@ -235,8 +235,8 @@ impl Storing<'_, '_> {
     fn install(&mut self) {
         while let Some(content) = self.contents.get_mut(self.results.len()) {
             let Some(content) = content.take() else { return };
-            let (entry, page) = self.pages[self.results.len()];
-            self.results.push(self.store.install(entry, page, content, false));
+            let (entry, page) = &self.pages[self.results.len()];
+            self.results.push(self.store.install(*entry, page.as_ref(), content, false));
         }
     }
 
@@ -246,15 +246,15 @@ impl Storing<'_, '_> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
             self.results.push(match content {
-                Some(content) => self.store.install(*entry, page, content, false),
-                None => self.store.store(*entry, page),
+                Some(content) => self.store.install(*entry, page.as_ref(), content, false),
+                None => self.store.store_unit(*entry, page.as_ref()),
             });
         }
         core::mem::take(&mut self.results)
     }
 }
 
-impl Drop for Storing<'_, '_> {
+impl<P: AsRef<[u8]>> Drop for Storing<'_, P> {
     fn drop(&mut self) {
         let contents = self.contents.drain(..).zip(self.pages);
         for (content, entry) in
@@ -267,8 +267,20 @@ impl Drop for Storing<'_, '_> {
     }
 }
 
-/// The most pages of a batch that wait for an earlier one; more if more requests are outstanding.
-const MOST_WAITING: usize = 16;
+/// The pages of a batch that is being loaded, one after the other.
+struct Pages<'a> {
+    bytes: &'a mut [u8],
+    unit: usize,
+}
+
+impl Pages<'_> {
+    fn of(&mut self, tag: usize) -> &mut [u8] {
+        &mut self.bytes[tag * self.unit..][..self.unit]
+    }
+}
+
+/// The most bytes of pages of a batch that wait for an earlier one; more if more requests are outstanding.
+const MOST_WAITING: usize = 16 * PAGE_SIZE;
 
 impl Zswap {
     /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp). Returns a
@@ -299,6 +311,42 @@ impl Zswap {
         &self,
         pages: &[(SwapEntry, &Page)],
     ) -> Result<Vec<Result<(), StoreError>>, BatchError> {
+        self.store_all(pages)
+    }
+
+    /// Does what [`Zswap::store_batch`] does, for a store of any unit. A page of another length than the unit gets
+    /// [`StoreError::WrongLength`], and its entry is unchanged.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(8192).build()?;
+    /// let entries = [SwapEntry::new(0, 0)?, SwapEntry::new(0, 1)?];
+    /// let stored = store.store_units(&[(entries[0], &[1; 8192]), (entries[1], &[2; 4096])])?;
+    /// assert!(stored[0].is_ok() && stored[1].is_err());
+    /// let mut both = vec![0; 2 * 8192];
+    /// let loaded = store.load_units(&entries, &mut both)?;
+    /// assert!(loaded[0].is_ok() && loaded[1].is_err());
+    /// assert_eq!(both[..8192], [1; 8192]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Zswap::store_batch`].
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::store_batch`] does.
+    pub fn store_units(
+        &self,
+        pages: &[(SwapEntry, &[u8])],
+    ) -> Result<Vec<Result<(), StoreError>>, BatchError> {
+        self.store_all(pages)
+    }
+
+    fn store_all<P: AsRef<[u8]>>(
+        &self,
+        pages: &[(SwapEntry, P)],
+    ) -> Result<Vec<Result<(), StoreError>>, BatchError> {
         if !self.is_here() {
             return Err(BatchError::Forked);
         }
@@ -310,8 +358,9 @@ impl Zswap {
         };
         let mut current: Option<(u8, PoolRef<'_>)> = None;
         for (tag, (entry, page)) in pages.iter().enumerate() {
+            let page = page.as_ref();
             // Pages that wait for an earlier one take memory that cannot be written back. So they are few.
-            let most_waiting = MOST_WAITING.max(batch.most_out());
+            let most_waiting = (MOST_WAITING / self.unit).max(batch.most_out());
             while batch.is_full() || storing.contents.len() - storing.results.len() > most_waiting {
                 let Some(next) = batch.next() else { break };
                 storing.finish(next);
@@ -343,9 +392,13 @@ impl Zswap {
         batch: &mut Batch<'_>,
         pool: &PoolRef<'_>,
         entry: SwapEntry,
-        page: &Page,
+        page: &[u8],
         tag: usize,
     ) -> Result<Option<Content>, Refusal> {
+        if page.len() != self.unit {
+            // `store_unit` refuses it when its turn comes.
+            return Ok(None);
+        }
         self.look_at_unwritable(entry)?;
         if let Some(pattern) = self.pattern_of(self.areas.of(entry), page) {
             return Ok(Some(pattern));
@@ -389,35 +442,59 @@ impl Zswap {
         entries: &[SwapEntry],
         pages: &mut [Page],
     ) -> Result<Vec<Result<(), LoadError>>, BatchError> {
-        if !self.is_here() {
-            return Err(BatchError::Forked);
-        }
-        if entries.len() != pages.len() {
+        if self.is_here() && entries.len() != pages.len() {
             let (entries, pages) = (entries.len(), pages.len());
             return Err(BatchError::LengthMismatch { entries, pages });
         }
-        let mut out: Vec<Option<Out<'_>>> = list(pages.len())?;
-        let mut results = list(pages.len())?;
+        self.load_units(entries, pages.as_flattened_mut())
+    }
+
+    /// Does what [`Zswap::load_batch`] does, for a store of any unit. `bytes` has room for a unit for each entry, one
+    /// after the other.
+    ///
+    /// # Errors
+    /// Those of [`Zswap::load_batch`]; [`BatchError::WrongLength`] if `bytes` has another length.
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::load_batch`] does.
+    pub fn load_units(
+        &self,
+        entries: &[SwapEntry],
+        bytes: &mut [u8],
+    ) -> Result<Vec<Result<(), LoadError>>, BatchError> {
+        if !self.is_here() {
+            return Err(BatchError::Forked);
+        }
+        let unit = self.unit;
+        if entries.len().checked_mul(unit) != Some(bytes.len()) {
+            let (len, entries) = (bytes.len(), entries.len());
+            return Err(BatchError::WrongLength { len, entries, unit });
+        }
+        let mut pages = Pages { bytes, unit };
+        let pages = &mut pages;
+        let mut out: Vec<Option<Out<'_>>> = list(entries.len())?;
+        let mut results = list(entries.len())?;
         let mut on_device = Vec::new();
-        let Some(mut batch) = Batch::new(self, pages.len())? else {
-            results.extend(entries.iter().zip(pages).map(|(entry, page)| self.load(*entry, page)));
+        let Some(mut batch) = Batch::new(self, entries.len())? else {
+            let each = entries.iter().enumerate();
+            results.extend(each.map(|(tag, entry)| self.load_unit(*entry, pages.of(tag))));
             return Ok(results);
         };
         let finish = |next: (usize, AcompDone),
                       out: &mut [Option<Out<'_>>],
-                      pages: &mut [Page],
+                      pages: &mut Pages<'_>,
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
             // Take the request out of `out`: a request that is still there at the end has not completed.
             let Some(Out { pool, sum }) = out[tag].take() else { return };
-            results[tag] = match (result, output.get(..PAGE_SIZE)) {
+            results[tag] = match (result, output.get(..unit)) {
                 (Ok(_), Some(bytes)) => {
-                    pages[tag].copy_from_slice(bytes);
-                    self.verify(entries[tag], &pages[tag], sum)
+                    pages.of(tag).copy_from_slice(bytes);
+                    self.verify(entries[tag], pages.of(tag), sum)
                 }
                 (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
                 // The Acomp returned a buffer that is shorter than a page.
-                (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
+                (Ok(_), None) => self.load_unit(entries[tag], pages.of(tag)),
             };
             pool.spares.give(ctx, input, output);
         };
@@ -427,7 +504,7 @@ impl Zswap {
                     finish(next, &mut out, pages, &mut results);
                 }
             }
-            let page = &mut pages[tag];
+            let page = pages.of(tag);
             let begun = self.begin_load(&mut batch, *entry, page, tag, &mut on_device);
             let (request, result) = match begun {
                 Ok(request) => (request, Ok(())),
@@ -442,7 +519,7 @@ impl Zswap {
         }
         for (tag, left) in out.iter_mut().enumerate() {
             if left.take().is_some() {
-                results[tag] = self.load(entries[tag], &mut pages[tag]);
+                results[tag] = self.load_unit(entries[tag], pages.of(tag));
             }
         }
         Ok(results)
@@ -454,7 +531,7 @@ impl Zswap {
         &'s self,
         batch: &mut Batch<'_>,
         entry: SwapEntry,
-        page: &mut Page,
+        page: &mut [u8],
         tag: usize,
         on_device: &mut Vec<OnDevice<'s>>,
     ) -> Result<Option<Out<'s>>, LoadError> {
@@ -481,7 +558,7 @@ impl Zswap {
             }
             Content::OnDevice(_) => {
                 drop(locked);
-                self.load(entry, page).map(|()| None)
+                self.load_unit(entry, page).map(|()| None)
             }
             Content::Stored { pool, bits, .. } => {
                 locked.replace(word.referenced());
@@ -490,12 +567,12 @@ impl Zswap {
                 self.with_object(entry, locked, pool, bits, |pool, object| {
                     // An uncompressed page only has to be copied. A codec that needs no context decompresses
                     // faster here than through a request.
-                    if object.len() == PAGE_SIZE || pool.codec.stateless().is_some() {
+                    if object.len() == self.unit || pool.codec.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);
                     }
                     let op = AcompOp::Decompress;
-                    let submitted = batch.submit(pool, op, &object, PAGE_SIZE, tag);
+                    let submitted = batch.submit(pool, op, &object, self.unit, tag);
                     submitted.map_err(|error| self.count_fault(entry, Fault::Codec(error)))?;
                     drop(object);
                     Ok(Some(Out { pool: pool.again(), sum }))
@@ -509,13 +586,13 @@ impl Zswap {
         &self,
         mut on_device: Vec<OnDevice<'_>>,
         entries: &[SwapEntry],
-        pages: &mut [Page],
+        pages: &mut Pages<'_>,
         results: &mut [Result<(), LoadError>],
     ) {
         let Some(segments) = self.backing.as_ref() else { return };
         segments.read_merged(&mut on_device, |wanted, bytes| {
             let &Noted { tag, word, sum } = &wanted.note;
-            let (entry, page) = (entries[tag], &mut pages[tag]);
+            let (entry, page) = (entries[tag], pages.of(tag));
             results[tag] = match bytes {
                 Ok(bytes) => self.restore_from_device(entry, &wanted.object, bytes, page, sum),
                 Err(source) => Err(LoadError::Device { entry, source }),

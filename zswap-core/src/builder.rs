@@ -17,7 +17,7 @@ use crate::pool::kept_codecs::KeptCodecs;
 use crate::pool::pools::Pools;
 use crate::pool::recipe::PoolRecipe;
 use crate::store::Settings;
-use crate::{SwapEntry, Zswap, batch};
+use crate::{PAGE_SIZE, SwapEntry, Zswap, batch};
 use zpage::device::SwapDevice;
 use zpage::segments::Segments;
 use zpage::{Recipe, builtin};
@@ -37,6 +37,7 @@ pub struct ZswapBuilder {
     /// `None`: the default of the registry.
     compressor: Option<String>,
     recipe: Recipe,
+    unit: usize,
     store_incompressible: bool,
     checksums: bool,
     max_pool_bytes: Option<usize>,
@@ -61,6 +62,7 @@ impl ZswapBuilder {
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
             compressor: None,
             recipe: Recipe::builtin(),
+            unit: PAGE_SIZE,
             store_incompressible: true,
             checksums: false,
             max_pool_bytes: None,
@@ -148,6 +150,27 @@ impl ZswapBuilder {
         self
     }
 
+    /// Sets the function that makes page providers, as [`ZswapBuilder::pages`] does, for any unit. It is called with the
+    /// wanted page size in bytes: 4096, or the unit if the backend needs pages as large as that.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_pages::HeapPages;
+    /// use zswap_core::Zswap;
+    ///
+    /// let pages = |bytes| Ok(Arc::new(HeapPages::with_page_size(bytes)?) as Arc<_>);
+    /// let store = Zswap::builder().unit(65536).zpool("zbud").pages_of(pages).build()?;
+    /// # let _ = store;
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
+    pub fn pages_of<F>(mut self, make: F) -> Self
+    where
+        F: Fn(usize) -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
+    {
+        self.recipe.set_pages_of(make);
+        self
+    }
+
     /// Sets what happens to a page that does not get smaller: with `true`, the default, it is kept
     /// uncompressed; with `false`, it is refused with [`crate::StoreError::Incompressible`].
     pub fn store_incompressible(mut self, keep: bool) -> Self {
@@ -161,6 +184,29 @@ impl ZswapBuilder {
     /// pass over the page at each store and load. Same-filled pages have no checksum.
     pub fn checksums(mut self, keep: bool) -> Self {
         self.checksums = keep;
+        self
+    }
+
+    /// Sets the length in bytes of the pages that the store keeps: 4096 (the default), 8192, 16384, 32768 or 65536.
+    /// Larger pages compress better, and take longer. [`Zswap::store_unit`] and its siblings take slices of this
+    /// length; those with a [`Page`](crate::Page) are for 4096 bytes. Wherever this crate counts pages of a store, it
+    /// counts units; the pages of a backend are another matter ([`ZpoolStats::page_size`](zpool_api::ZpoolStats)).
+    ///
+    /// zbud and z3fold get pages of this length from the page provider. If [`ZswapBuilder::pages`] gives others, their
+    /// objects are too small, and `build` fails: use [`ZswapBuilder::pages_of`].
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(16384).build()?;
+    /// let (entry, mut back) = (SwapEntry::new(0, 7)?, [0; 16384]);
+    /// store.store_unit(entry, &[b'a'; 16384])?;
+    /// store.load_unit(entry, &mut back)?;
+    /// assert_eq!(back, [b'a'; 16384]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unit(mut self, bytes: usize) -> Self {
+        self.unit = bytes;
         self
     }
 
@@ -439,12 +485,15 @@ impl ZswapBuilder {
     ///   context that this store's do not go with ([`in_fault_handler`](Self::in_fault_handler)). A thread holds one while a store calls a codec, and during some of a store's calls to a backend.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
+        let mut recipe = self.recipe;
+        recipe.set_unit(self.unit)?;
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
         let recipe = PoolRecipe {
-            recipe: self.recipe,
+            recipe,
             codecs: KeptCodecs::default(),
             in_fault_handler: self.in_fault_handler,
+            unit: self.unit,
         };
         let compressor = self.compressor.as_deref().unwrap_or(recipe.recipe.default_compressor());
         let part = limits.part(None);
@@ -452,14 +501,19 @@ impl ZswapBuilder {
         if self.max_bytes.is_some() {
             pool.codec.prepare().map_err(BuildError::of_context)?;
         }
-        let attach: fn(_) -> _ = Segments::attach;
+        let attach: fn(_, _) -> _ = Segments::attach_for;
         #[cfg(feature = "encrypt")]
-        let attach = if self.encrypt { Segments::attach_encrypted } else { attach };
+        let attach = if self.encrypt { Segments::attach_encrypted_for } else { attach };
         let settings = Settings {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
             limits,
-            segments: self.device.as_deref().cloned().map(attach).transpose()?,
+            segments: self
+                .device
+                .as_deref()
+                .cloned()
+                .map(|device| attach(device, self.unit))
+                .transpose()?,
             writeback_enabled: self.writeback_enabled,
             listener: self.listener,
             clean_filter: self.clean_filter,

@@ -6,18 +6,18 @@
 //! detects damage from such a move. It detects any damage within 32 adjacent bits, and misses other damage
 //! once in 2^32. Same-filled pages have no checksum.
 
+use crate::SwapEntry;
 use crate::error::LoadError;
-use crate::{Page, SwapEntry};
 
 /// Computes the checksum of a page.
-pub(crate) fn of(page: &Page) -> u32 {
+pub(crate) fn of(page: &[u8]) -> u32 {
     crc32fast::hash(page)
 }
 
 /// Checks a page that was read. Returns [`LoadError::Corrupt`] if its checksum differs from `noted`, the
 /// checksum noted when the page was stored. Accepts any page if no checksum was noted.
 #[inline]
-pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
+pub(crate) fn check(entry: SwapEntry, page: &[u8], noted: Option<u32>) -> Result<(), LoadError> {
     let Some(noted) = noted else { return Ok(()) };
     let found = of(page);
     if found == noted { Ok(()) } else { Err(LoadError::Corrupt { entry, noted, found }) }

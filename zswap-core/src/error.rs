@@ -8,7 +8,9 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
+use crate::page_buffer::NoBuffer;
 use crate::refusal::LimitReason;
+use zpage::UnitError;
 use zpage::device::{AttachError, DeviceError};
 
 /// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older
@@ -16,6 +18,18 @@ use zpage::device::{AttachError, DeviceError};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The slice is not as long as a page of the store.
+    #[error(
+        "{len} bytes for {entry:?}, but the store's pages have {unit}; pass a slice of {unit} bytes"
+    )]
+    WrongLength {
+        /// The entry.
+        entry: SwapEntry,
+        /// The length of the slice.
+        len: usize,
+        /// Bytes of a page of the store.
+        unit: usize,
+    },
     /// The page does not get smaller, and the store was built to refuse such pages.
     #[error(
         "the page of {entry:?} does not compress below {page_size} bytes; keep it elsewhere, or build \
@@ -103,6 +117,18 @@ pub enum StoreError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// The buffer is not as long as a page of the store.
+    #[error(
+        "a buffer of {len} bytes for {entry:?}, but the store's pages have {unit}; pass a slice of {unit} bytes"
+    )]
+    WrongLength {
+        /// The entry.
+        entry: SwapEntry,
+        /// The length of the buffer.
+        len: usize,
+        /// Bytes of a page of the store.
+        unit: usize,
+    },
     /// Nothing is stored under the entry.
     #[error("no page is stored under {entry:?}")]
     NotFound {
@@ -182,6 +208,9 @@ pub enum BuildError {
     /// The page provider could not be built.
     #[error(transparent)]
     Pages(#[from] PageError),
+    /// The unit is none.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The device could not be attached, most likely because another store has it.
     #[error(transparent)]
     Device(#[from] AttachError),
@@ -260,6 +289,9 @@ pub enum MigrateError {
     /// The page could not be read.
     #[error("a page could not be read to be moved")]
     Load(#[from] LoadError),
+    /// There is no memory for a page on its way.
+    #[error("a page could not be moved")]
+    Buffer(#[source] NoBuffer),
     /// A codec or backend panicked on a thread that moved pages in the background.
     #[error("the codec or backend panicked while a page was moved in the background")]
     Panicked,
@@ -356,6 +388,18 @@ pub enum BatchError {
         entries: usize,
         /// The number of pages.
         pages: usize,
+    },
+    /// The slice is not as long as the pages of the store together.
+    #[error(
+        "{len} bytes for {entries} pages of {unit} bytes; give one slice with {unit} bytes for each entry"
+    )]
+    WrongLength {
+        /// The length of the slice.
+        len: usize,
+        /// The number of entries.
+        entries: usize,
+        /// Bytes of a page of the store.
+        unit: usize,
     },
     /// The system has no memory for the batch's own lists.
     #[error("no memory for a batch of {pages} pages ({bytes} bytes asked); give fewer at a time")]

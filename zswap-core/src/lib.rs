@@ -142,6 +142,7 @@ mod loom_tests;
 mod metrics;
 mod moves;
 mod nesting;
+mod page_buffer;
 mod pool;
 #[cfg(feature = "metrics")]
 mod publish;
@@ -166,12 +167,13 @@ pub use iter::Entries;
 pub use moves::migrate::PoolMigration;
 pub use moves::promotion::Promotion;
 pub use moves::recompress::{Recompress, Recompressed};
+pub use page_buffer::NoBuffer;
 pub use refusal::LimitReason;
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
 pub use compressors::CompressorError;
-pub use zpage::{PAGE_SIZE, Page, builtin, device};
+pub use zpage::{MOST_UNIT, PAGE_SIZE, Page, UnitError, builtin, check_unit, device};
 pub use zpool_api::{PageError, ZpoolError};
 
 /// Compiles the README's example as a doctest.

@@ -100,7 +100,7 @@ impl Zswap {
         &self,
         entry: SwapEntry,
         pool: &PoolRef<'_>,
-        kept: &Encoded,
+        kept: &Encoded<'_>,
         shortage: Fault,
         keep_older: bool,
     ) -> Result<Stored, Refusal> {
@@ -173,7 +173,12 @@ impl Zswap {
 
     /// Puts a page into a pool. The page may exceed the limit by a run of pages. If more than the limit is
     /// already in use, it may add a run of pages.
-    fn put_beyond_use(&self, area: &Area, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
+    fn put_beyond_use(
+        &self,
+        area: &Area,
+        pool: &Pool,
+        kept: &Encoded<'_>,
+    ) -> Result<Stored, Fault> {
         let over = |limits: &Limits| {
             let budget = limits.budget();
             budget.used().saturating_sub(budget.limit())
@@ -265,9 +270,10 @@ impl Zswap {
         why
     }
 
-    /// Returns whether more memory is in use than `objects` objects take. Each object takes at most a page.
+    /// Returns whether more memory is in use than `objects` objects take. Each object takes at most a page of the pool,
+    /// or the pages of a unit.
     fn are_not_all(&self, full: Full<'_>, objects: usize, pool: &Pool) -> bool {
-        let most = objects.saturating_mul(pool.page_size());
+        let most = objects.saturating_mul(pool.most_of_object());
         most < self.limits_of(full).budget().limit() || objects < self.objects(full)
     }
 

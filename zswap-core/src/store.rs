@@ -43,7 +43,7 @@ use crate::pool::recipe::PoolRecipe;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::refusal::Refusal;
 use crate::sync::atomic::AtomicUsize;
-use crate::{PAGE_SIZE, Page, SwapEntry};
+use crate::{Page, SwapEntry};
 use zpage::same_filled::{self, Patterns};
 use zpage::segments::{Pinned, Segments};
 use zpool_base::contained::Contained;
@@ -59,6 +59,8 @@ pub struct Zswap {
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) areas: Leaked<Areas>,
     pub(crate) recipe: Leaked<PoolRecipe>,
+    /// Bytes of a page.
+    pub(crate) unit: usize,
     pub(crate) tried: Leaked<Tried>,
     /// The turn with which recompression begins (`recompress.rs`).
     pub(crate) next_recompressed: AtomicUsize,
@@ -99,6 +101,7 @@ impl Zswap {
             index: Leaked::new(index),
             patterns: Leaked::new(Patterns::new()),
             areas: Leaked::new(Areas::new(shared)),
+            unit: recipe.unit,
             recipe: Leaked::new(recipe),
             tried: Leaked::default(),
             next_recompressed: AtomicUsize::new(0),
@@ -177,10 +180,53 @@ impl Zswap {
         self.store_one(entry, page, true)
     }
 
-    fn store_one(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<(), StoreError> {
+    /// Does what [`Zswap::store`] does, for a store of any unit. `page` has the length that
+    /// [`ZswapBuilder::unit`](crate::ZswapBuilder::unit) set.
+    ///
+    /// # Errors
+    /// Those of [`Zswap::store`]; [`StoreError::WrongLength`] if `page` has another length. Then the entry is unchanged.
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::store`] does.
+    pub fn store_unit(&self, entry: SwapEntry, page: &[u8]) -> Result<(), StoreError> {
+        self.store_one(entry, page, false)
+    }
+
+    /// Does what [`Zswap::try_replace`] does, for a store of any unit.
+    ///
+    /// # Errors
+    /// Those of [`Zswap::store_unit`]. The entry is unchanged after an error.
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::store`] does.
+    pub fn try_replace_unit(&self, entry: SwapEntry, page: &[u8]) -> Result<(), StoreError> {
+        self.store_one(entry, page, true)
+    }
+
+    /// Returns the bytes of a page of this store ([`ZswapBuilder::unit`](crate::ZswapBuilder::unit)).
+    pub fn unit(&self) -> usize {
+        self.unit
+    }
+
+    /// Checks that a page has the length of a unit.
+    #[inline]
+    pub(crate) fn check_page(&self, entry: SwapEntry, page: &[u8]) -> Result<(), StoreError> {
+        let (len, unit) = (page.len(), self.unit);
+        if len == unit { Ok(()) } else { Err(StoreError::WrongLength { entry, len, unit }) }
+    }
+
+    /// Checks that a buffer has the length of a unit.
+    #[inline]
+    fn check_buffer(&self, entry: SwapEntry, page: &[u8]) -> Result<(), LoadError> {
+        let (len, unit) = (page.len(), self.unit);
+        if len == unit { Ok(()) } else { Err(LoadError::WrongLength { entry, len, unit }) }
+    }
+
+    fn store_one(&self, entry: SwapEntry, page: &[u8], keep_older: bool) -> Result<(), StoreError> {
         if !self.is_here() {
             return Err(StoreError::Forked { entry });
         }
+        self.check_page(entry, page)?;
         #[cfg(feature = "metrics")]
         let _timed = Timed::start((*self.metrics).as_ref(), |metrics| &metrics.store);
         let content = self.encode(entry, page, keep_older);
@@ -192,7 +238,7 @@ impl Zswap {
     pub(crate) fn install(
         &self,
         entry: SwapEntry,
-        page: &Page,
+        page: &[u8],
         content: Result<Content, Refusal>,
         keep_older: bool,
     ) -> Result<(), StoreError> {
@@ -235,7 +281,7 @@ impl Zswap {
 
     /// Turns a page into the content of an entry: a pattern, or an object in the current pool.
     #[inline]
-    fn encode(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<Content, Refusal> {
+    fn encode(&self, entry: SwapEntry, page: &[u8], keep_older: bool) -> Result<Content, Refusal> {
         self.look_at_unwritable(entry)?;
         let area = self.areas.settle(entry);
         if let Some(pattern) = self.pattern_of(area, page) {
@@ -256,7 +302,7 @@ impl Zswap {
         entry: SwapEntry,
         pool: PoolRef<'_>,
         put: Result<Stored, Fault>,
-        kept: &Option<Encoded>,
+        kept: &Option<Encoded<'_>>,
         keep_older: bool,
     ) -> Result<Content, Refusal> {
         let stored = match (put, kept) {
@@ -302,7 +348,7 @@ impl Zswap {
     /// Counts the page as same-filled and returns its pattern as a content. Returns `None` if the page has no
     /// pattern, or the pattern cannot be kept.
     #[inline]
-    pub(crate) fn pattern_of(&self, area: &Area, page: &Page) -> Option<Content> {
+    pub(crate) fn pattern_of(&self, area: &Area, page: &[u8]) -> Option<Content> {
         let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
         area.counters.add(Counter::SameFilledPages, 1);
         Some(Content::SameFilled(packed))
@@ -327,7 +373,7 @@ impl Zswap {
             }
             Refusal::Fault(Fault::Incompressible) => (
                 Counter::RejectCompressPoor,
-                StoreError::Incompressible { entry, page_size: PAGE_SIZE },
+                StoreError::Incompressible { entry, page_size: self.unit },
             ),
             Refusal::Fault(Fault::Reentrant) => {
                 (Counter::RejectCompressFail, StoreError::Reentrant { entry })
@@ -367,7 +413,7 @@ impl Zswap {
 
     /// Writes the entry's page into `page`.
     #[inline]
-    fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+    fn read(&self, entry: SwapEntry, page: &mut [u8]) -> Result<(), LoadError> {
         // An empty word can be read without the lock, and so can a pattern that fits in the word.
         let see = |word: Word| match word.content() {
             Content::SameFilled(packed) => Patterns::whole(packed).map(Some),
@@ -396,8 +442,8 @@ impl Zswap {
         &'s self,
         entry: SwapEntry,
         mut locked: Entry<'s>,
-        page: &mut Page,
-        read: impl FnOnce(Word, &Page) -> T,
+        page: &mut [u8],
+        read: impl FnOnce(Word, &[u8]) -> T,
     ) -> Result<T, LoadError> {
         let word = locked.word();
         match word.content() {
@@ -434,7 +480,7 @@ impl Zswap {
         &self,
         entry: SwapEntry,
         object: &Pinned<'_>,
-        page: &mut Page,
+        page: &mut [u8],
         sum: Option<u32>,
     ) -> Result<(), LoadError> {
         object
@@ -449,7 +495,7 @@ impl Zswap {
         entry: SwapEntry,
         object: &Pinned<'_>,
         bytes: &[u8],
-        page: &mut Page,
+        page: &mut [u8],
         sum: Option<u32>,
     ) -> Result<(), LoadError> {
         object.restore(bytes, page).map_err(|fault| self.count_fault(entry, fault.into()))?;
@@ -489,7 +535,7 @@ impl Zswap {
         entry: SwapEntry,
         pool: &Pool,
         object: &ObjRead<'_>,
-        page: &mut Page,
+        page: &mut [u8],
         sum: Option<u32>,
     ) -> Result<(), LoadError> {
         pool.restore(object, page).map_err(|fault| self.count_fault(entry, fault))?;
@@ -501,7 +547,7 @@ impl Zswap {
     pub(crate) fn verify(
         &self,
         entry: SwapEntry,
-        page: &Page,
+        page: &[u8],
         sum: Option<u32>,
     ) -> Result<(), LoadError> {
         let verified = checksum::check(entry, page, sum);
@@ -551,11 +597,24 @@ impl Zswap {
     /// device, waits for the device, and, if the page comes back into a pool ([`Promotion`](crate::Promotion)), for
     /// the compression context and perhaps for memory from the system.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        self.load_unit(entry, page)
+    }
+
+    /// Does what [`Zswap::load`] does, for a store of any unit. `page` has the length that
+    /// [`ZswapBuilder::unit`](crate::ZswapBuilder::unit) set.
+    ///
+    /// # Errors
+    /// Those of [`Zswap::load`]; [`LoadError::WrongLength`] if `page` has another length. Then it is unchanged.
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::load`] does.
+    pub fn load_unit(&self, entry: SwapEntry, page: &mut [u8]) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
         }
         #[cfg(feature = "metrics")]
         let _timed = Timed::start((*self.metrics).as_ref(), |metrics| &metrics.load);
+        self.check_buffer(entry, page)?;
         self.read(entry, page)
     }
 
@@ -583,9 +642,22 @@ impl Zswap {
     /// # Blocking
     /// Waits as [`Zswap::load`] does.
     pub fn take(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        self.take_unit(entry, page)
+    }
+
+    /// Does what [`Zswap::take`] does, for a store of any unit.
+    ///
+    /// # Errors
+    /// Those of [`Zswap::take`]; [`LoadError::WrongLength`] if `page` has not the length of a unit. Then nothing was
+    /// removed.
+    ///
+    /// # Blocking
+    /// Waits as [`Zswap::load`] does.
+    pub fn take_unit(&self, entry: SwapEntry, page: &mut [u8]) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
         }
+        self.check_buffer(entry, page)?;
         loop {
             let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
             if let Content::SameFilled(packed) = locked.word().content() {
@@ -779,6 +851,7 @@ impl fmt::Debug for Zswap {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::PAGE_SIZE;
     use zpool_base::sync::test_rng::Rng;
 
     fn noise(seed: u64) -> Page {

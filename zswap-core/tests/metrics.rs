@@ -112,11 +112,11 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
             ("zswap_same_filled_pages store=pages", 1.0),
             ("zswap_device_pages store=pages", 2.0),
             ("zswap_written_back_pages store=pages", 2.0),
-            // Two objects of 1024 bytes with their checksums, and 12 bytes for each in the directory.
+            // Two objects of 1024 bytes with their checksums, and 13 bytes for each in the directory.
             ("zswap_device_segments store=pages", 1.0),
             ("zswap_device_live_bytes store=pages", 2.0 * 1040.0),
             ("zswap_device_new_bytes store=pages", 2.0 * 1024.0),
-            ("zswap_device_bytes_written store=pages", 2.0 * (1040.0 + 12.0) + 4.0),
+            ("zswap_device_bytes_written store=pages", 2.0 * (1040.0 + 13.0) + 4.0),
             ("zswap_device_bytes_read store=pages", 0.0),
             ("zswap_device_cleaned_segments store=pages", 0.0),
             ("zswap_device_moved_pages store=pages", 0.0),

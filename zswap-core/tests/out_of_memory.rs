@@ -562,3 +562,34 @@ fn what_ends_the_process_is_on_a_list_and_builds_something() {
         assert!(!status.success() && said.contains("memory allocation of"), "{what}: {said}");
     }
 }
+
+/// A compressed unit of more than 4096 bytes is copied to the heap while the store makes room for it.
+#[test]
+fn a_large_unit_needs_no_memory_for_a_copy_to_make_room() {
+    let unit = 65_536;
+    let content = |seed: u64| -> Vec<u8> {
+        (0..16).flat_map(|part| *page((seed * 16 + part) * 8 + 5)).collect()
+    };
+    let made = builder("zbud", "lz4").unit(unit).max_pool_bytes(4 * unit);
+    let store = made.swap_device(Arc::new(MemorySwapDevice::new(1 << 16))).build().unwrap();
+    (0..20).for_each(|n| store.store_unit(at(n), &content(n)).unwrap());
+    let mut refusals = 0;
+    for n in 0..80 {
+        let (entry, new) = (at(100 + n), content(100 + n));
+        let stored = short(Plan::Only(1 + n % 4), || store.store_unit(entry, &new));
+        refusals += REFUSED.get();
+        match stored {
+            Ok(()) => {
+                let mut back = vec![0; unit];
+                store.load_unit(entry, &mut back).unwrap();
+                assert!(back == new, "page {n}");
+            }
+            // The limit is no reason to refuse a page of a store with a device.
+            Err(StoreError::Pool { source: ZpoolError::OutOfMemory { source }, .. }) => {
+                panic!("page {n}: {source:?}");
+            }
+            Err(error) => assert!(!store.contains(entry), "page {n}: {error:?}"),
+        }
+    }
+    assert!(refusals > 5, "{refusals} allocations were refused");
+}

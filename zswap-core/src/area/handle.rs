@@ -72,13 +72,13 @@ impl Zswap {
         let zpool = zpool.unwrap_or(shared_zpool);
         let pool = self.recipe.pool(&zpool, &compressor.unwrap_or(shared_spec), &limits)?;
         pool.codec.prepare().map_err(BuildError::of_context)?;
-        let figures = pool.stats();
+        let (figures, one) = (pool.stats(), pool.most_of_object());
         let promotion = settings.promotion.unwrap_or(self.areas.shared().promotion);
         let area = Area::new(Some(swap_type), Pools::new(pool), limits, promotion);
         area.set_protected(protected_pool_bytes);
         area.writeback.set(settings.writeback_enabled);
         // What an empty pool keeps, the area itself, and a page.
-        let more = figures.metadata_bytes.saturating_add(figures.page_size);
+        let more = figures.metadata_bytes.saturating_add(one);
         self.check_max_bytes(self.limits.max_all(), more.saturating_add(area.memory_bytes()))?;
         self.areas.add(swap_type, area).map_err(|Taken| taken)?;
         self.refresh_limits();

@@ -11,13 +11,13 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::Zswap;
 use crate::background::{Background, Next, Stop};
 use crate::counters::{Counter, pooled_pages};
 use crate::error::WritebackError;
 use crate::limits::{Limits, percent_of};
 use crate::moves::victims::From;
 use crate::moves::writeback::{Amount, Device, Unreadable, WrittenBack};
-use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 
 /// The longest pause, as a multiple of the policy's pause.
@@ -66,12 +66,12 @@ impl ShrinkerPolicy {
     }
 
     /// Returns how many pages a step writes back. The pools hold `bytes` bytes, their limit is `max` bytes,
-    /// and `came_back` pages were loaded from the device since the last step.
-    fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
+    /// `came_back` pages were loaded from the device since the last step, and a page has `unit` bytes.
+    fn effort(&self, bytes: usize, max: usize, came_back: u64, unit: usize) -> usize {
         let from = percent_of(max, self.from_percent);
         // Writing a page back frees at most the size of a page. So to get down to the threshold takes at least
         // this many pages.
-        let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
+        let needed = bytes.saturating_sub(from).div_ceil(unit).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
         }
@@ -251,7 +251,7 @@ impl Zswap {
         done: &mut WrittenBack,
     ) {
         let (bytes, max) = (held.limits.budget().used(), held.limits.pool_limit());
-        let effort = policy.effort(bytes, max, held.loads.saturating_sub(pace.loads));
+        let effort = policy.effort(bytes, max, held.loads.saturating_sub(pace.loads), self.unit);
         pace.loads = held.loads;
         // It is no error if writeback is switched off for now.
         let can_write = match from {
@@ -289,6 +289,7 @@ impl Zswap {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::PAGE_SIZE;
 
     #[test]
     fn steps_that_wait_do_not_pile_up_more_than_a_segment() {
@@ -325,18 +326,26 @@ mod tests {
     fn effort_follows_pressure_and_eases_off_when_pages_come_back() {
         let policy = ShrinkerPolicy::default().from_percent(50).most_pages(100);
         let max = 1000 * PAGE_SIZE;
-        let effort = |pages: usize| policy.effort(pages * PAGE_SIZE, max, 0);
+        let effort = |pages: usize| policy.effort(pages * PAGE_SIZE, max, 0, PAGE_SIZE);
         assert_eq!([0, 499, 500].map(effort), [0; 3]);
         assert_eq!([501, 510, 750, 999, 1000, 5000].map(effort), [1, 2, 50, 100, 100, 100]);
-        let back = |back| policy.effort(750 * PAGE_SIZE, max, back);
+        let back = |back| policy.effort(750 * PAGE_SIZE, max, back, PAGE_SIZE);
         assert_eq!([0, 20, 49, 50, 9999].map(back), [50, 30, 1, 1, 1]);
-        assert_eq!(policy.effort(max / 2, max, 7), 0, "no pressure, nothing to ease");
-        assert_eq!(policy.effort(max, max, 9999), 100, "at the limit all of it");
-        assert_eq!(policy.from_percent(99).effort(max, max, 0), 10, "no more than is needed");
-        assert_eq!(policy.from_percent(255).effort(max - 1, max, 0), 0);
-        assert_eq!(policy.from_percent(0).effort(1, max, 0), 1);
-        assert_eq!(policy.from_percent(0).effort(1, 0, 0), 1, "a limit of nothing is reached");
-        let vast = policy.most_pages(usize::MAX).effort(usize::MAX - 1, usize::MAX, 0);
+        assert_eq!(policy.effort(max / 2, max, 7, PAGE_SIZE), 0, "no pressure, nothing to ease");
+        assert_eq!(policy.effort(max, max, 9999, PAGE_SIZE), 100, "at the limit all of it");
+        assert_eq!(
+            policy.from_percent(99).effort(max, max, 0, PAGE_SIZE),
+            10,
+            "no more than is needed"
+        );
+        assert_eq!(policy.from_percent(255).effort(max - 1, max, 0, PAGE_SIZE), 0);
+        assert_eq!(policy.from_percent(0).effort(1, max, 0, PAGE_SIZE), 1);
+        assert_eq!(
+            policy.from_percent(0).effort(1, 0, 0, PAGE_SIZE),
+            1,
+            "a limit of nothing is reached"
+        );
+        let vast = policy.most_pages(usize::MAX).effort(usize::MAX - 1, usize::MAX, 0, PAGE_SIZE);
         assert!(vast >= usize::MAX / 2 / PAGE_SIZE, "{vast}");
     }
 }

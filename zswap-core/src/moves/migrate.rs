@@ -12,10 +12,11 @@ use crate::area::Area;
 use crate::error::MigrateError;
 use crate::moves::relocate::{NewCopy, Relocated, Wanted};
 use crate::moves::walk::{Step, Visited};
+use crate::page_buffer::PageBuffer;
 use crate::pool::pools::PoolRef;
 use crate::refusal::Refusal;
 use crate::sync::atomic::Ordering;
-use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use crate::{SwapEntry, Zswap};
 
 /// What [`Zswap::migrate_pools`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,7 +72,8 @@ impl Zswap {
             return Err(MigrateError::Forked);
         }
         let mut moved = Ok(());
-        let mut page = [0; PAGE_SIZE];
+        let mut buffer = PageBuffer::new(self.unit).map_err(MigrateError::Buffer)?;
+        let page = buffer.bytes();
         // A page that cannot be moved holds up its own area only.
         for area in self.areas.all().filter(|area| pages_elsewhere(area) > 0) {
             let target = area.pools.current();
@@ -80,7 +82,7 @@ impl Zswap {
                 if done.moved == budget || stop() {
                     return Ok(Step::StopBefore);
                 }
-                done.moved += usize::from(self.migrate(entry, &mut page, area, &target)?);
+                done.moved += usize::from(self.migrate(entry, page, area, &target)?);
                 Ok::<Step, MigrateError>(Step::On)
             });
             moved = moved.and(walked);
@@ -95,7 +97,7 @@ impl Zswap {
     fn migrate(
         &self,
         entry: SwapEntry,
-        page: &mut Page,
+        page: &mut [u8],
         area: &Area,
         target: &PoolRef<'_>,
     ) -> Result<bool, MigrateError> {

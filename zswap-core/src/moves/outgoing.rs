@@ -4,7 +4,6 @@
 //! pinned and its pool stays referenced, for the reason that `relocate.rs` gives. So other threads may load,
 //! overwrite and invalidate the page during the write, and they find it in exactly one place.
 
-use zpage::PAGE_SIZE;
 use zpage::device::DeviceError;
 use zpage::segments::{Draft, Segments};
 use zpool_api::ZpoolError;
@@ -63,11 +62,11 @@ pub(crate) fn pick(
     // A faulty backend may return other bytes than it was given.
     match object.bytes().len() {
         0 => Err(unread(ZpoolError::EmptyObject)),
-        1..=PAGE_SIZE => {
+        len if len <= store.unit => {
             Ok(Picked::Page(Leaving { entry, word, object: Some(object), moved: false }))
         }
         size => {
-            let (max, backend) = (PAGE_SIZE, "a pool of the store");
+            let (max, backend) = (store.unit, "a pool of the store");
             Err(unread(ZpoolError::ObjectTooLarge { size, max, backend }))
         }
     }

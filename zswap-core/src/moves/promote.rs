@@ -8,7 +8,7 @@ use crate::counters::Counter;
 use crate::entry::word::Word;
 use crate::moves::promotion::Promotion;
 use crate::store::stored_content;
-use crate::{Page, SwapEntry, Zswap};
+use crate::{SwapEntry, Zswap};
 use zpool_api::PageBudget;
 
 impl Zswap {
@@ -22,7 +22,7 @@ impl Zswap {
     /// is room. `word` is what the entry held before the load. The caller has kept the object's segment pinned
     /// since it read the word.
     #[inline]
-    pub(crate) fn promote_if_wanted(&self, entry: SwapEntry, word: Word, page: &Page) {
+    pub(crate) fn promote_if_wanted(&self, entry: SwapEntry, word: Word, page: &[u8]) {
         let Some(seen) = word.seen_on_device() else { return };
         let soon = |seen: u8| self.turnover.now().wrapping_sub(seen) & 3 <= 1;
         let wanted = match self.areas.of(entry).promotion {
@@ -35,7 +35,7 @@ impl Zswap {
         }
     }
 
-    fn promote(&self, entry: SwapEntry, word: Word, page: &Page) {
+    fn promote(&self, entry: SwapEntry, word: Word, page: &[u8]) {
         let area = self.areas.of(entry);
         let is_full = |budget: &PageBudget| budget.used() >= budget.limit();
         if is_full(self.limits.budget()) || is_full(area.limits.budget()) {

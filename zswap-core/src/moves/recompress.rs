@@ -8,11 +8,12 @@ use crate::entry::word::PoolId;
 use crate::error::{BuildError, MigrateError};
 use crate::moves::relocate::{NewCopy, Relocated, Wanted};
 use crate::moves::walk::{Step, Visited};
+use crate::page_buffer::PageBuffer;
 use crate::pool::Fault;
 use crate::pool::pools::PoolRef;
 use crate::refusal::Refusal;
 use crate::sync::atomic::Ordering;
-use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use crate::{SwapEntry, Zswap};
 
 /// Tells [`Zswap::recompress`] which compressor to use, how many pages to compress again at most, and which
 /// pages to skip.
@@ -152,7 +153,8 @@ impl Zswap {
     ) -> Result<(), MigrateError> {
         let target = self.pool_for(area, what.spec)?;
         let codec = self.tried.codec(&target.spec);
-        let mut page = [0; PAGE_SIZE];
+        let mut buffer = PageBuffer::new(self.unit).map_err(MigrateError::Buffer)?;
+        let page = buffer.bytes();
         self.walk(area, &area.cursors.recompress, &mut Visited::default(), |entry| {
             if done.moved + done.not_smaller == what.max_pages {
                 return Ok(Step::StopBefore);
@@ -161,7 +163,7 @@ impl Zswap {
             self.tried.reserve();
             let relocated = self.relocate(
                 entry,
-                &mut page,
+                page,
                 |word, pool| match pool.id() == target.id() {
                     true => Wanted::No,
                     _ if word.is_tried() && self.tried.was(entry.key(), codec) => Wanted::No,
@@ -194,7 +196,7 @@ impl Zswap {
     fn recompressed(
         &self,
         entry: SwapEntry,
-        page: &Page,
+        page: &[u8],
         footprint: usize,
         (area, target): (&Area, &PoolRef<'_>),
         saved: &mut usize,

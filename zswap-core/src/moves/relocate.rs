@@ -13,7 +13,7 @@ use crate::moves::tried::Codec;
 use crate::pool::Stored;
 use crate::pool::pools::PoolRef;
 use crate::store::stored_content;
-use crate::{Page, SwapEntry, Zswap};
+use crate::{SwapEntry, Zswap};
 
 /// Whether a mover wants the page of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,9 +62,9 @@ impl Zswap {
     pub(crate) fn relocate<E: From<LoadError>>(
         &self,
         entry: SwapEntry,
-        page: &mut Page,
+        page: &mut [u8],
         wanted: impl FnOnce(Word, &PoolRef<'_>) -> Wanted,
-        copy: impl FnOnce(&Page, usize) -> Result<NewCopy, E>,
+        copy: impl FnOnce(&[u8], usize) -> Result<NewCopy, E>,
     ) -> Result<Relocated, E> {
         let Some(mut locked) = self.index.lock(entry.key()) else { return Ok(Relocated::PassedBy) };
         let word = locked.word();

@@ -20,7 +20,7 @@ use crate::moves::outgoing::{Leaving, Outgoing, Picked, pick};
 use crate::moves::victims::{Exhausted, From};
 use crate::moves::walk::{Step, Visited};
 use crate::nesting::Nested;
-use crate::{SwapEntry, Zswap};
+use crate::{PAGE_SIZE, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::segments::Segments;
 
@@ -28,8 +28,8 @@ use zpage::segments::Segments;
 /// loaded.
 pub(crate) const SECOND_CHANCES: usize = 64;
 
-/// The least number of pages that a store at its limit writes back at a time.
-const ROOM: usize = 32;
+/// The least number of bytes of pages, before their compression, that a store at its limit writes back at a time.
+const ROOM: usize = 32 * PAGE_SIZE;
 
 /// The result of writing pages back.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ pub(crate) enum Amount {
     Pages(usize),
     /// A full segment.
     Segment,
-    /// Full segments with at least [`ROOM`] pages; fewer pages, if there are no more in the pools.
+    /// Full segments with at least [`ROOM`] bytes of pages; fewer pages, if there are no more in the pools.
     Room,
     /// At most this many pages: fewer, if one full segment was written and the rest would not fill another.
     FullSegments(usize),
@@ -90,7 +90,7 @@ impl Amount {
         match self {
             Amount::Pages(pages) => writer.pages() >= pages,
             Amount::Segment => writer.made_room(),
-            Amount::Room => writer.made_room() && writer.moved + writer.dropped >= ROOM,
+            Amount::Room => writer.made_room() && writer.moved + writer.dropped >= writer.room,
             Amount::FullSegments(pages) => {
                 let rest = pages.saturating_sub(writer.pages());
                 let between = writer.outgoing.is_none() && writer.full > 0;
@@ -199,7 +199,7 @@ impl Zswap {
         let mut exhausted = Exhausted::default();
         // Pages may be stored as fast as they are written back. Each of the first has its turn twice.
         let most = usize::try_from(self.pooled_pages()).unwrap_or(usize::MAX);
-        writer.most = most.saturating_mul(2).saturating_add(ROOM);
+        writer.most = most.saturating_mul(2).saturating_add(writer.room);
         while let Some(area) =
             self.victim(from, &exhausted, |area| filters(area) || device_of(area).is_some())
         {
@@ -354,6 +354,8 @@ struct Writer<'s> {
     dropped: usize,
     /// Pages that are not clean and may not be written.
     stuck: usize,
+    /// The least number of pages that make room: [`ROOM`] bytes of them.
+    room: usize,
 }
 
 impl<'s> Writer<'s> {
@@ -371,6 +373,7 @@ impl<'s> Writer<'s> {
             full: 0,
             dropped: 0,
             stuck: 0,
+            room: (ROOM / store.unit).max(1),
         }
     }
 
@@ -388,7 +391,7 @@ impl<'s> Writer<'s> {
 
     /// Returns whether a full segment was written, or about as many clean pages were dropped.
     fn made_room(&self) -> bool {
-        self.full > 0 || self.dropped >= ROOM
+        self.full > 0 || self.dropped >= self.room
     }
 
     /// Adds the page of an entry, or drops it if it is clean. If the segment is full, writes it first. Returns

@@ -3,6 +3,7 @@
 //! This module turns pages into objects and objects into pages. It does not know about entries. It calls the
 //! backends and codecs, and turns their panics into errors.
 
+mod encoded;
 pub(crate) mod kept_codecs;
 mod percpu_ref;
 pub(crate) mod pools;
@@ -17,9 +18,9 @@ use zpool_api::{
     ZpoolStats,
 };
 
+pub(crate) use crate::pool::encoded::Encoded;
 use crate::pool::spares::Spares;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::{PAGE_SIZE, Page};
 use zpage::{BuiltCompressor, BuiltZpool, Codec, CodecFault};
 use zpool_base::contained::{Contained, Panicked, contain};
 
@@ -60,22 +61,6 @@ pub(crate) struct Stored {
     pub(crate) len: usize,
     /// Whether the page is kept uncompressed, because it did not get smaller.
     pub(crate) raw: bool,
-}
-
-/// A compressed page that is kept while the store makes room for it.
-pub(crate) struct Encoded {
-    /// The length of the compressed page in `bytes`; `PAGE_SIZE` if the page did not get smaller.
-    len: usize,
-    bytes: [u8; PAGE_SIZE],
-}
-
-impl Encoded {
-    #[cold]
-    fn copy(from: &[u8]) -> Self {
-        let mut bytes = [0; PAGE_SIZE];
-        bytes[..from.len()].copy_from_slice(from);
-        Encoded { len: from.len(), bytes }
-    }
 }
 
 /// Why a page could not be turned into an object, or an object into a page.
@@ -131,11 +116,14 @@ pub(crate) struct Ingredients {
     pub(crate) charged: Arc<PageBudget>,
     /// Whether the codec's contexts are for a fault handler.
     pub(crate) in_fault_handler: bool,
+    /// Bytes of a page of the store.
+    pub(crate) unit: usize,
 }
 
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
-        let Ingredients { zpool_name, zpool, compressor, asked, charged, in_fault_handler } = parts;
+        let Ingredients { zpool_name, zpool, compressor, asked, charged, in_fault_handler, unit } =
+            parts;
         let BuiltCompressor { compressor, key } = compressor;
         Pool {
             spec: key,
@@ -145,7 +133,9 @@ impl Pool {
             page_size: zpool.stats().page_size,
             compaction: zpool.caps().compaction,
             zpool,
-            codec: Arc::new(Codec::new(compressor).in_fault_handler(in_fault_handler)),
+            codec: Arc::new(
+                Codec::new(compressor).for_unit(unit).in_fault_handler(in_fault_handler),
+            ),
             spares: Spares::default(),
             charged,
             uncharged: AtomicBool::new(false),
@@ -184,9 +174,20 @@ impl Pool {
         self.spares.memory_bytes()
     }
 
+    /// Returns the bytes of a page of the store.
+    #[inline]
+    fn unit(&self) -> usize {
+        self.codec.unit()
+    }
+
     /// Returns the size of the backend's pages, in bytes.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size
+    }
+
+    /// Returns the bytes of memory that one object may need: a page of the backend, or as many as a unit has.
+    pub(crate) fn most_of_object(&self) -> usize {
+        self.page_size.max(self.unit())
     }
 
     /// Returns whether the backend can be compacted.
@@ -214,28 +215,28 @@ impl Pool {
     /// uncompressed if `keep_raw` is true, and returns [`Fault::Incompressible`] otherwise. If the backend
     /// has no room, returns its error and leaves the compressed page in `kept`.
     #[inline]
-    pub(crate) fn put(
+    pub(crate) fn put<'p>(
         &self,
-        page: &Page,
+        page: &'p [u8],
         keep_raw: bool,
-        kept: &mut Option<Encoded>,
+        kept: &mut Option<Encoded<'p>>,
     ) -> Result<Stored, Fault> {
-        self.codec.compress(page, |bytes| self.insert(bytes, keep_raw, kept))?
+        self.codec.compress(page, |bytes| self.insert(page, bytes, keep_raw, kept))?
     }
 
     /// Does what [`Pool::put`] does, but returns `None` if the page does not get smaller, or if its object
     /// would take `limit` bytes of memory or more.
-    pub(crate) fn put_if_below(
+    pub(crate) fn put_if_below<'p>(
         &self,
-        page: &Page,
+        page: &'p [u8],
         limit: usize,
-        kept: &mut Option<Encoded>,
+        kept: &mut Option<Encoded<'p>>,
     ) -> Result<Option<Stored>, Fault> {
         self.codec.compress(page, |bytes| {
-            if bytes.len() >= PAGE_SIZE || self.footprint(bytes.len()) >= limit {
+            if bytes.len() >= self.unit() || self.footprint(bytes.len()) >= limit {
                 return Ok(None);
             }
-            self.insert(bytes, false, kept).map(Some)
+            self.insert(page, bytes, false, kept).map(Some)
         })?
     }
 
@@ -244,29 +245,33 @@ impl Pool {
         self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
-    /// Puts a compressed page into the backend. `bytes` is the page itself if it did not get smaller.
+    /// Puts the compressed bytes of a page into the backend. They are the page itself if it did not get smaller.
     /// `keep_raw` and `kept` are as for [`Pool::put`].
     #[inline]
-    pub(crate) fn insert(
+    pub(crate) fn insert<'p>(
         &self,
+        page: &'p [u8],
         bytes: &[u8],
         keep_raw: bool,
-        kept: &mut Option<Encoded>,
+        kept: &mut Option<Encoded<'p>>,
     ) -> Result<Stored, Fault> {
-        let raw = bytes.len() >= PAGE_SIZE;
+        let raw = bytes.len() >= self.unit();
         if raw && !keep_raw {
             return Err(Fault::Incompressible);
         }
         let stored = self.malloc(bytes, raw);
         if stored.as_ref().is_err_and(Fault::is_shortage) {
-            *kept = Some(Encoded::copy(bytes));
+            *kept = Some(Encoded::new(page, bytes, keep_raw));
         }
         stored
     }
 
     /// Tries once more to put the kept page into the backend.
-    pub(crate) fn put_again(&self, kept: &Encoded) -> Result<Stored, Fault> {
-        self.malloc(&kept.bytes[..kept.len], kept.len == PAGE_SIZE)
+    pub(crate) fn put_again(&self, kept: &Encoded<'_>) -> Result<Stored, Fault> {
+        match kept.bytes() {
+            Some(bytes) => self.malloc(bytes, bytes.len() >= self.unit()),
+            None => self.put(kept.page(), kept.keep_raw(), &mut None),
+        }
     }
 
     #[inline]
@@ -338,8 +343,8 @@ impl Pool {
 
     /// Turns the object's bytes back into the page. After an error, the contents of `page` are unspecified.
     #[inline]
-    pub(crate) fn restore(&self, object: &ObjRead<'_>, page: &mut Page) -> Result<(), Fault> {
-        if object.len() == PAGE_SIZE {
+    pub(crate) fn restore(&self, object: &ObjRead<'_>, page: &mut [u8]) -> Result<(), Fault> {
+        if object.len() == self.unit() {
             // Only the object of an uncompressed page is as long as a page.
             page.copy_from_slice(object);
             return Ok(());

@@ -19,6 +19,8 @@ pub(crate) struct PoolRecipe {
     pub(crate) codecs: KeptCodecs,
     /// Whether the contexts of all codecs are for a fault handler.
     pub(crate) in_fault_handler: bool,
+    /// Bytes of a page of the store.
+    pub(crate) unit: usize,
 }
 
 impl PoolRecipe {
@@ -42,7 +44,7 @@ impl PoolRecipe {
         let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()));
         let zpool = zpool.map_err(BuildError::of_recipe)?;
         let zpool_name = zpool_name.to_owned();
-        let in_fault_handler = self.in_fault_handler;
+        let (in_fault_handler, unit) = (self.in_fault_handler, self.unit);
         let made = contain(|| {
             Pool::new(Ingredients {
                 zpool_name,
@@ -51,6 +53,7 @@ impl PoolRecipe {
                 asked,
                 charged,
                 in_fault_handler,
+                unit,
             })
         });
         let mut made = made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;

@@ -36,7 +36,7 @@ impl Spares {
         if let Some(spare) = self.0.lock().pop() {
             return Ok(spare);
         }
-        let ctx = guard::new_ctx(codec.compressor())?;
+        let ctx = guard::new_ctx_for(codec.compressor(), codec.unit())?;
         Ok(Spare { ctx, ctx_bytes: 0, input: Vec::new(), output: Vec::new() })
     }
 

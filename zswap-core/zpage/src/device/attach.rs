@@ -42,6 +42,18 @@ pub enum AttachError {
         /// The sizes of the device.
         geometry: Geometry,
     },
+    /// The unit is none, or the device has too few segments, or too short ones, for units of this length.
+    #[error(
+        "the device cannot hold units of {unit} bytes in segments of {segment_bytes} bytes: use units of 4096, 8192, \
+         16384, 32768 or 65536 bytes, and a device with more, or longer, segments"
+    )]
+    #[non_exhaustive]
+    Unit {
+        /// The unit in bytes.
+        unit: usize,
+        /// The bytes of a segment; 0 if the unit is none.
+        segment_bytes: usize,
+    },
     /// The device, or one that it wraps, panicked in `geometry()`, `inner()` or `page_devices()`.
     #[error("the device, or one that it wraps, panicked in {operation}(): make this method return")]
     Panicked {
@@ -130,7 +142,10 @@ fn address<D: ?Sized>(device: &Arc<D>) -> usize {
 }
 
 /// Makes a call to a device. Turns a panic into [`AttachError::Panicked`].
-fn guarded<T>(operation: &'static str, call: impl FnOnce() -> T) -> Result<T, AttachError> {
+pub(super) fn guarded<T>(
+    operation: &'static str,
+    call: impl FnOnce() -> T,
+) -> Result<T, AttachError> {
     caught(call).ok_or(AttachError::Panicked { operation })
 }
 

@@ -4,6 +4,7 @@ mod attach;
 mod faulty;
 mod file;
 mod geometry;
+pub(crate) mod joined;
 mod memory;
 mod null;
 mod page_device;

@@ -13,7 +13,7 @@ pub(super) const MOST_VICTIMS: usize = 64;
 pub(super) struct Item {
     pub(super) key: u64,
     pub(super) offset: u32,
-    pub(super) len: u16,
+    pub(super) len: u32,
     pub(super) codec: u8,
 }
 

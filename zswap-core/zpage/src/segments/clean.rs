@@ -7,7 +7,7 @@
 //! # When it ends
 //! Each segment that is written takes one free segment, and frees those that it empties. Cleaning ends when it
 //! has freed one segment more than it took, when no segment is worth cleaning, or after [`MOST_WRITES`] segments. A
-//! segment is worth cleaning only if that gains room for a page, so segments full of live objects are not moved
+//! segment is worth cleaning only if that gains room for a unit, so segments full of live objects are not moved
 //! around.
 
 use core::time::Duration;
@@ -330,7 +330,7 @@ impl Segments {
             }
             victims.push(victim.segment);
             let before = draft.len();
-            for Listed { key, at } in victim.listed(bytes) {
+            for Listed { key, at } in victim.listed(self.layout, bytes) {
                 // An entry may have changed since the object was opened.
                 if !entries.holds(key, at) {
                     continue;
@@ -372,7 +372,7 @@ impl Segments {
         };
         let (before, list) = read.split_at_mut(directory);
         open(Sealed::Directory, directory, list, objects * LISTED)?;
-        retain(segment, &mut list[..objects * LISTED], |Listed { key, at }| {
+        retain(self.layout, segment, &mut list[..objects * LISTED], |Listed { key, at }| {
             if !entries.holds(key, at) {
                 return Ok(false);
             }

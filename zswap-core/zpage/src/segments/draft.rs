@@ -10,8 +10,8 @@ use super::codecs::CodecList;
 use super::format::{LISTED, Listed, list, most_objects, units};
 use super::state::Segments;
 use super::table::Taken;
+use crate::Codec;
 use crate::device::DeviceError;
-use crate::{Codec, PAGE_SIZE};
 
 /// A segment that is being filled. Dropping this frees the segment, unless it was written.
 #[derive(Debug)]
@@ -135,13 +135,14 @@ impl<'a> Draft<'a> {
         self.codecs = CodecList::default();
     }
 
-    /// Adds a copy of an object that `codec` compressed, or of a page that is stored uncompressed. Returns
+    /// Adds a copy of an object that `codec` compressed, or of a unit that is stored uncompressed. Returns
     /// whether it fitted: the segment may be full, or have objects of eight other codecs.
     ///
     /// # Panics
-    /// If the object is empty or longer than a page.
+    /// If the object is empty or longer than a unit.
     pub fn push(&mut self, key: u64, codec: &Arc<Codec>, bytes: &[u8]) -> bool {
-        assert!((1..=PAGE_SIZE).contains(&bytes.len()), "an object of {} bytes", bytes.len());
+        let most = self.segments.unit();
+        assert!((1..=most).contains(&bytes.len()), "an object of {} bytes", bytes.len());
         if !self.fits(bytes.len()) {
             return false;
         }
@@ -153,7 +154,7 @@ impl<'a> Draft<'a> {
         object.copy_from_slice(bytes);
         // The tag comes here when the segment is written. What an earlier draft left is cleared.
         rest.fill(0);
-        let item = Item { key, offset: self.end as u32, len: bytes.len() as u16, codec };
+        let item = Item { key, offset: self.end as u32, len: bytes.len() as u32, codec };
         self.buffer.items.push(item);
         self.end = next;
         true
@@ -195,7 +196,7 @@ impl<'a> Draft<'a> {
             if written.is_err() {
                 return Some(codecs);
             }
-            let lens = self.buffer.items.iter().map(|item| usize::from(item.len));
+            let lens = self.buffer.items.iter().map(|item| item.len as usize);
             table.written(self.segment, attempt, codecs, lens, self.end);
             None
         });
@@ -219,9 +220,9 @@ impl<'a> Draft<'a> {
         let Buffer { bytes, items } = &mut self.buffer;
         let mut at = self.end;
         for Item { key, offset, len, codec } in items.iter().copied() {
-            let (offset, len) = (offset as usize, usize::from(len));
+            let (offset, len) = (offset as usize, len as usize);
             sealing.object(key, codec, offset, &mut bytes[offset..offset + len + tag_len]);
-            let address = Address::new(self.segment, offset, len, codec);
+            let address = self.segments.layout.address(self.segment, offset, len, codec);
             list(Listed { key, at: address }, &mut bytes[at..at + LISTED]);
             at += LISTED;
         }
@@ -279,7 +280,7 @@ impl Written<'_> {
 
     fn address(&self, number: usize) -> Address {
         let Item { offset, len, codec, .. } = self.buffer.items[number];
-        Address::new(self.segment, offset as usize, usize::from(len), codec)
+        self.segments.layout.address(self.segment, offset as usize, len as usize, codec)
     }
 }
 

@@ -6,7 +6,7 @@ use super::address::{Address, UNIT};
 use super::seal::{Place, Sealed};
 use super::state::Segments;
 use crate::device::DeviceError;
-use crate::{Codec, CodecFault, PAGE_SIZE, Page};
+use crate::{Codec, CodecFault, PAGE_SIZE};
 
 /// Why a page could not be loaded from the device.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ impl Segments {
         if !self.is_here() {
             return None;
         }
+        let at = self.layout.read(at);
         let (attempt, codec) = self.with(|table| {
             let (attempt, codecs) = table.pin(at);
             (attempt, codecs.get(at.codec()).clone())
@@ -63,7 +64,8 @@ impl Pinned<'_> {
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Corrupt`] if the device does not return what was written;
-    /// [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child after `fork`.
+    /// [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child after `fork`;
+    /// [`DeviceError::OutOfMemory`] if the object is longer than a page and there is no memory to read it.
     ///
     /// # Blocking
     /// Blocks in the device.
@@ -72,14 +74,19 @@ impl Pinned<'_> {
         let block = self.segments.geometry().block_bytes;
         let start = offset / block * block;
         let end = (offset + len + self.segments.seal.tag_len()).next_multiple_of(block);
-        // An object reaches into at most two blocks of 4096 bytes.
-        let (mut few, mut many);
+        // An object of at most a page reaches into at most two blocks of 4096 bytes.
+        let (mut few, mut many, mut large);
         let buffer: &mut [u8] = if end - start <= PAGE_SIZE + 4 * UNIT {
             few = [0; PAGE_SIZE + 4 * UNIT];
             &mut few
-        } else {
+        } else if end - start <= 2 * PAGE_SIZE {
             many = [0; 2 * PAGE_SIZE];
             &mut many
+        } else {
+            large = Vec::new();
+            large.try_reserve_exact(end - start).map_err(|_| DeviceError::OutOfMemory)?;
+            large.resize(end - start, 0);
+            &mut large
         };
         let bytes = &mut buffer[..end - start];
         self.segments.read(self.at.segment(), start, bytes)?;
@@ -105,7 +112,7 @@ impl Pinned<'_> {
     ///
     /// # Blocking
     /// Blocks in the device, and as [`Codec::decompress`] does.
-    pub fn load(&self, key: u64, page: &mut Page) -> Result<(), LoadFault> {
+    pub fn load(&self, key: u64, page: &mut [u8]) -> Result<(), LoadFault> {
         let restored = self.read(key, |object| self.restore(object, page));
         restored.map_err(LoadFault::Device)?.map_err(LoadFault::Codec)
     }
@@ -114,8 +121,11 @@ impl Pinned<'_> {
     ///
     /// # Errors
     /// Those of [`Codec::decompress`].
-    pub fn restore(&self, object: &[u8], page: &mut Page) -> Result<(), CodecFault> {
-        if object.len() == PAGE_SIZE {
+    ///
+    /// # Panics
+    /// If the page is stored uncompressed and `page` has another length.
+    pub fn restore(&self, object: &[u8], page: &mut [u8]) -> Result<(), CodecFault> {
+        if object.len() == self.segments.unit() {
             // Only the object of an uncompressed page is as long as a page.
             page.copy_from_slice(object);
             return Ok(());

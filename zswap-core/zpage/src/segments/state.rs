@@ -8,16 +8,17 @@ use std::thread::ThreadId;
 use zpool_base::lockdep::{self, Rank, might_sleep};
 use zpool_base::unwind::caught;
 
-use super::address::{Address, MOST_SEGMENTS};
+use super::address::{Address, Layout};
 use super::buffer::{Buffer, CleaningMemory};
 #[cfg(feature = "encrypt")]
 use super::cipher::Algorithm;
 use super::format::{LISTED, most_objects};
 use super::seal::Seal;
 use super::table::{Figures, Table};
-use crate::PAGE_SIZE;
+use crate::device::joined;
 use crate::device::{AttachError, Attached, DeviceError, Geometry, RangeRead, SwapDevice};
 use crate::sync::{Condvar, Mutex};
+use crate::{PAGE_SIZE, check_unit};
 
 /// The most drafts whose memory is kept for later ones.
 const MOST_SPARE: usize = 4;
@@ -65,6 +66,9 @@ pub(super) struct State {
 #[derive(Debug)]
 pub struct Segments {
     pub(super) device: Attached,
+    /// Bytes of the longest object.
+    unit: usize,
+    pub(super) layout: Layout,
     pub(super) seal: Seal,
     pub(super) state: Mutex<State>,
     /// Signalled when cleaning ends.
@@ -93,7 +97,31 @@ impl Segments {
     /// [`AttachError::TooMany`] if it wraps too many devices; [`AttachError::Geometry`] if its sizes cannot be
     /// used; [`AttachError::Panicked`] if it panics; [`AttachError::OutOfMemory`] if there is no memory.
     pub fn attach(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
-        Self::attach_sealed(device, Seal::plain())
+        Self::attach_for(device, PAGE_SIZE)
+    }
+
+    /// Attaches a device as [`attach`](Self::attach) does, for objects of up to `unit` bytes. If the device's segments
+    /// hold fewer than four such objects, several segments of the device make one, of at most 256 KiB.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpage::device::MemorySwapDevice;
+    /// use zpage::segments::Segments;
+    /// use zpage::{Codec, Recipe};
+    ///
+    /// let segments = Segments::attach_for(Arc::new(MemorySwapDevice::new(1000)), 65536)?;
+    /// assert_eq!(segments.geometry().segment_bytes, 256 << 10);
+    /// let null = Recipe::builtin().compressor("null")?.compressor;
+    /// let codec = Arc::new(Codec::new(null).for_unit(65536));
+    /// assert!(segments.draft()?.push(7, &codec, &[1; 65536]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`attach`](Self::attach); [`AttachError::Unit`] if `unit` is no unit, or if too few segments could be
+    /// joined to hold one.
+    pub fn attach_for(device: Arc<dyn SwapDevice>, unit: usize) -> Result<Self, AttachError> {
+        Self::attach_sealed(device, Seal::plain(), unit)
     }
 
     /// Attaches a device as [`attach`](Self::attach) does, and encrypts what is written to it.
@@ -146,16 +174,40 @@ impl Segments {
     /// stays out of core dumps and children.
     #[cfg(feature = "encrypt")]
     pub fn attach_encrypted(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
-        let seal = Seal::encrypted(Algorithm::of_this_processor())?;
-        Self::attach_sealed(device, seal)
+        Self::attach_encrypted_for(device, PAGE_SIZE)
     }
 
-    fn attach_sealed(device: Arc<dyn SwapDevice>, seal: Seal) -> Result<Self, AttachError> {
-        let device = Attached::attach(device)?;
+    /// Attaches a device as [`attach_for`](Self::attach_for) does, and encrypts what is written to it as
+    /// [`attach_encrypted`](Self::attach_encrypted) does.
+    ///
+    /// # Errors
+    /// Those of both.
+    #[cfg(feature = "encrypt")]
+    pub fn attach_encrypted_for(
+        device: Arc<dyn SwapDevice>,
+        unit: usize,
+    ) -> Result<Self, AttachError> {
+        let seal = Seal::encrypted(Algorithm::of_this_processor())?;
+        Self::attach_sealed(device, seal, unit)
+    }
+
+    fn attach_sealed(
+        device: Arc<dyn SwapDevice>,
+        seal: Seal,
+        unit: usize,
+    ) -> Result<Self, AttachError> {
+        check_unit(unit).map_err(|_| AttachError::Unit { unit, segment_bytes: 0 })?;
+        let device = Attached::attach(joined::for_unit(device, unit)?)?;
         let geometry = device.geometry();
-        let count = geometry.segments.min(MOST_SEGMENTS);
-        // Cleaning a segment must win room for a page, or an eighth of the segment.
-        let spare = (geometry.segment_bytes / 8).max(PAGE_SIZE + seal.tag_len() + LISTED);
+        let layout = Layout::of(unit);
+        let count = geometry.segments.min(layout.most_segments());
+        // Cleaning a segment must win room for a unit, or an eighth of the segment.
+        let one = unit + 2 * seal.tag_len() + LISTED;
+        let segment_bytes = geometry.segment_bytes;
+        if one > segment_bytes {
+            return Err(AttachError::Unit { unit, segment_bytes });
+        }
+        let spare = (segment_bytes / 8).max(one - seal.tag_len());
         let buffer = || Buffer::new(geometry.segment_bytes).ok_or(AttachError::OutOfMemory);
         let objects = most_objects(geometry.segment_bytes);
         let memory =
@@ -167,7 +219,8 @@ impl Segments {
             cleaner: None,
             memory: Some(memory),
         };
-        Ok(Segments { device, seal, state: Mutex::new(state), cleaned: Condvar::new() })
+        let (state, cleaned) = (Mutex::new(state), Condvar::new());
+        Ok(Segments { device, unit, layout, seal, state, cleaned })
     }
 
     pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -183,14 +236,20 @@ impl Segments {
         self.device.is_here()
     }
 
-    /// Returns the sizes of the device.
+    /// Returns the bytes of the longest object.
+    pub fn unit(&self) -> usize {
+        self.unit
+    }
+
+    /// Returns the sizes of the device; those of joined segments if [`attach_for`](Self::attach_for) joined some.
     pub fn geometry(&self) -> Geometry {
         self.device.geometry()
     }
 
-    /// Returns the number of segments that are used: those of the device, but at most 2^24.
+    /// Returns the number of segments that are used: those of the device, but at most 2^24, or half as many for each
+    /// doubling of the unit above 4 KiB.
     pub fn usable(&self) -> u64 {
-        self.geometry().segments.min(MOST_SEGMENTS)
+        self.geometry().segments.min(self.layout.most_segments())
     }
 
     /// Makes a call to the device. Turns a panic into [`DeviceError::Panicked`].
@@ -264,6 +323,7 @@ impl Segments {
     /// # Blocking
     /// Blocks in the device.
     pub fn give_up(&self, at: Address) {
+        let at = self.layout.read(at);
         if self.is_here() && self.with(|table| table.give_up(at)) {
             self.release(at.segment());
         }

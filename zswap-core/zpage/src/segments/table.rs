@@ -7,7 +7,7 @@
 
 use zpool_base::bitmap::Bitmap;
 
-use super::address::{Address, UNIT};
+use super::address::{Address, Layout, UNIT};
 use super::codecs::CodecList;
 use super::format::{BYTES_AN_OBJECT, LISTED, Listed, listed, units};
 
@@ -127,9 +127,13 @@ pub(super) struct Victim {
 
 impl Victim {
     /// Reads the directory from the segment's bytes. It was opened.
-    pub(super) fn listed<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = Listed> + use<'b> {
+    pub(super) fn listed<'b>(
+        &self,
+        layout: Layout,
+        bytes: &'b [u8],
+    ) -> impl Iterator<Item = Listed> + use<'b> {
         let directory = &bytes[self.directory..self.directory + self.objects * LISTED];
-        listed(self.segment, directory)
+        listed(layout, self.segment, directory)
     }
 }
 

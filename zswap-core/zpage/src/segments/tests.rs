@@ -188,7 +188,7 @@ fn a_segment_is_full_before_it_is_too_long(over: Over) {
         }
         assert_eq!(draft.len() as u64, pushed);
         let tag = over.tag();
-        let room = (65536 - tag) / ((len + tag).next_multiple_of(16) + 12);
+        let room = (65536 - tag) / ((len + tag).next_multiple_of(16) + 13);
         let room = room.min(512);
         assert_eq!(pushed, room as u64, "objects of {len} bytes");
         assert_eq!(draft.write().unwrap().install(|_, _| false), 0);
@@ -500,7 +500,7 @@ fn segments_that_are_full_by_count_are_not_moved_around_and_do_not_hide_others(o
     };
     // As many small objects as a segment lists, and as many as fit beside their directory.
     (0..4).for_each(|_| add(40, 512));
-    (0..4).for_each(|_| add(140, 380));
+    (0..4).for_each(|_| add(140, 376));
     let nothing = segments.clean(&map, &|| false).unwrap();
     assert_eq!((nothing.segments, nothing.written), (0, 0), "nothing would be won");
     (0..4).for_each(|_| add(3000, 15));

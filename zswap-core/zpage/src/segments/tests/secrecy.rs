@@ -143,7 +143,7 @@ fn three(version: u64) -> [(u64, Vec<u8>); 3] {
 }
 
 /// Bytes of a segment with three objects of 100 bytes: each with its tag takes 8 units.
-const BYTES: usize = 3 * 128 + 3 * 12 + 16;
+const BYTES: usize = 3 * 128 + 3 * 13 + 16;
 
 fn bytes(device: &dyn SwapDevice, segment: u64) -> Vec<u8> {
     let mut bytes = vec![0; BYTES];
@@ -242,7 +242,7 @@ fn a_flipped_bit_makes_its_object_corrupt_and_no_other() {
         }
         // Only cleaning reads the directory.
         write(&segments, &codec, &[(9, object(9, 0, 100))]);
-        for byte in [3 * 128, 3 * 128 + 3 * 12, BYTES - 1] {
+        for byte in [3 * 128, 3 * 128 + 3 * 13, BYTES - 1] {
             let mut changed = whole.clone();
             changed[byte] ^= 1;
             device.write_segment(0, &changed).unwrap();
