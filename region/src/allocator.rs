@@ -121,8 +121,12 @@ impl Region {
     /// Makes the region an allocator. What it held is given up.
     ///
     /// # Errors
-    /// [`BuildError::System`] if there is no address space for the tables.
+    /// [`BuildError::AllocatorUnit`] if the region's pages have more than 4096 bytes: blocks are placed, and given up, in
+    /// pages of that length. [`BuildError::System`] if there is no address space for the tables. The region is dropped.
     pub fn into_allocator(self) -> Result<RegionAllocator, BuildError> {
+        if self.unit() != PAGE_SIZE {
+            return Err(BuildError::AllocatorUnit { unit: self.unit() });
+        }
         let tables =
             |source| BuildError::System { doing: "mapping the allocator's tables", source };
         let pages = (self.len() / PAGE_SIZE) as u32;

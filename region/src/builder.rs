@@ -21,7 +21,7 @@ use crate::sync::Mutex;
 use crate::table::Table;
 use crate::uffd::Refused;
 use crate::{handler, registry, signals};
-use zswap_core::{PAGE_SIZE, Zswap, ZswapBuilder};
+use zswap_core::{PAGE_SIZE, Zswap, ZswapBuilder, check_unit};
 
 /// How often, and how far apart, a thread must be seen to block a signal.
 const SIGNAL_CHECKS: u32 = 20;
@@ -35,6 +35,7 @@ pub struct RegionBuilder {
     budget: Option<usize>,
     resident: Option<usize>,
     store: ZswapBuilder,
+    unit: usize,
     backend: Option<BackendKind>,
     clean: CleanPages,
     background: bool,
@@ -57,6 +58,7 @@ impl RegionBuilder {
             budget: None,
             resident: None,
             store: Zswap::builder(),
+            unit: PAGE_SIZE,
             backend: None,
             clean: CleanPages::default(),
             background: false,
@@ -70,10 +72,18 @@ impl RegionBuilder {
         }
     }
 
-    /// Sets the length in bytes, up to 8 TiB; it is rounded up to 64 KiB. It costs address space; memory is taken for
+    /// Sets the length in bytes, up to 8 TiB; it is rounded up to 16 pages. It costs address space; memory is taken for
     /// pages that are touched, and 4 bytes of tables for each of them.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = bytes;
+        self
+    }
+
+    /// Sets the length in bytes of the region's pages: 4096 (the default), 8192, 16384, 32768 or 65536. It is what a fault
+    /// brings and what is compressed at a time, whatever the store's builder says. Longer pages compress better, and
+    /// neighbours come along; a touch costs more, and a page that is touched for the first time takes all its memory.
+    pub fn unit(mut self, bytes: usize) -> Self {
+        self.unit = bytes;
         self
     }
 
@@ -166,8 +176,9 @@ impl RegionBuilder {
     /// From now on until the region is dropped, the program keeps the rules of the table on the
     /// [crate's front page](crate#what-a-program-may-do). After the region is dropped, nobody touches its memory.
     pub unsafe fn build(self) -> Result<Region, BuildError> {
-        let pages = self.capacity.div_ceil(PAGE_SIZE).next_multiple_of(BLOCK);
-        if pages == 0 || pages >= 1 << 31 {
+        let unit = check_unit(self.unit).map_err(BuildError::Unit)?;
+        let pages = self.capacity.div_ceil(unit).next_multiple_of(BLOCK);
+        if pages == 0 || pages >= 1 << 31 || pages > isize::MAX as usize / unit {
             return Err(BuildError::Capacity { capacity: self.capacity });
         }
         if self.budget.is_none() && self.resident.is_none() {
@@ -185,7 +196,8 @@ impl RegionBuilder {
             self.find_blocked_signal(chosen.kind)?;
         }
 
-        let store = self.store.clone().in_fault_handler(true).build().map_err(BuildError::Store)?;
+        let store = self.store.clone().unit(unit).in_fault_handler(true);
+        let store = store.build().map_err(BuildError::Store)?;
         let store = Arc::new(store);
         let own_store_limit = store.max_bytes();
         let engine = Engine {
@@ -194,7 +206,7 @@ impl RegionBuilder {
             limbo: Mutex::new(Limbo::new(most_slots)),
             backend,
             cold: Box::new(store.clone()),
-            room: Room::new(self.resident, self.budget, self.background),
+            room: Room::new(self.resident, self.budget, self.background, unit),
             clean: Policy::new(self.clean),
             streams: Streams::default(),
             counters: Counters::default(),
@@ -209,8 +221,8 @@ impl RegionBuilder {
             grace: Number::new(0),
         };
         let limit = self.budget.into_iter().chain(self.resident).min().unwrap_or(usize::MAX);
-        let stages =
-            Stages::new(limit, self.dump).map_err(system("mapping the buffers of threads"))?;
+        let stages = Stages::new(limit, unit, self.dump)
+            .map_err(system("mapping the buffers of threads"))?;
         let served = Arc::new(Served::new(engine, stages, chosen.kind));
         drop(served.stage());
         self.check_limits(&served, &store)?;
@@ -235,11 +247,12 @@ impl RegionBuilder {
 
     fn choose(&self, pages: usize, slots: usize) -> Result<(Box<dyn Backend>, Chosen), BuildError> {
         let moving = || {
-            Userfault::new(pages, slots, self.dump)
+            Userfault::new(pages, slots, self.unit, self.dump)
                 .map(|backend| Box::new(backend) as Box<dyn Backend>)
         };
         let guard = || {
-            GuardPages::new(pages, self.dump).map(|backend| Box::new(backend) as Box<dyn Backend>)
+            GuardPages::new(pages, self.unit, self.dump)
+                .map(|backend| Box::new(backend) as Box<dyn Backend>)
         };
         let chosen = |kind, why: String| Chosen { kind, why };
         match self.backend {
@@ -285,20 +298,20 @@ impl RegionBuilder {
     fn check_limits(&self, served: &Served, store: &Zswap) -> Result<(), BuildError> {
         let too_small =
             |limit, bytes, needed| BuildError::Limit(LimitError { limit, bytes, needed });
-        let least = |limit| least_resident(bytes_of_all(limit), 0);
+        let least = |limit| least_resident(bytes_of_all(limit, self.unit), 0, self.unit);
         if let Some(bytes) = self.resident.filter(|bytes| *bytes < least(*bytes)) {
             return Err(too_small("resident_bytes", bytes, least(bytes)));
         }
         let Some(budget) = self.budget else { return Ok(()) };
         // A context of the codec, and a page of the pool, come on top of what is there before the first page.
         let needed = served.engine.room.beside()
-            + bytes_of_all(budget)
-            + reserve(budget)
-            + 2 * LEAST * PAGE_SIZE;
+            + bytes_of_all(budget, self.unit)
+            + reserve(budget, self.unit)
+            + 2 * LEAST * self.unit;
         if budget < needed {
             return Err(too_small("budget", budget, needed));
         }
-        let limit = store_limit(Some(budget), store.has_device(), store.max_bytes());
+        let limit = store_limit(Some(budget), self.unit, store.has_device(), store.max_bytes());
         store.set_max_bytes(limit).map_err(BuildError::Store)
     }
 }

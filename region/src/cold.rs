@@ -1,11 +1,11 @@
 //! Where cold pages are: a store of zswap-core, as this crate uses it.
 
-use zswap_core::{LoadError, Page, StoreError, SwapEntry, Zswap};
+use zswap_core::{LoadError, StoreError, SwapEntry, Zswap};
 
 /// A store whose entries are the numbers of pages.
 pub(crate) trait Cold: Send + Sync {
-    fn load(&self, page: usize, to: &mut Page) -> Result<(), LoadError>;
-    fn store(&self, page: usize, from: &Page) -> Result<(), StoreError>;
+    fn load(&self, page: usize, to: &mut [u8]) -> Result<(), LoadError>;
+    fn store(&self, page: usize, from: &[u8]) -> Result<(), StoreError>;
     fn invalidate(&self, page: usize);
     /// Returns the bytes of everything the store keeps in memory.
     fn memory_bytes(&self) -> usize;
@@ -24,12 +24,12 @@ fn entry(page: usize) -> SwapEntry {
 }
 
 impl Cold for std::sync::Arc<Zswap> {
-    fn load(&self, page: usize, to: &mut Page) -> Result<(), LoadError> {
-        Zswap::load(self, entry(page), to)
+    fn load(&self, page: usize, to: &mut [u8]) -> Result<(), LoadError> {
+        Zswap::load_unit(self, entry(page), to)
     }
 
-    fn store(&self, page: usize, from: &Page) -> Result<(), StoreError> {
-        Zswap::store(self, entry(page), from)
+    fn store(&self, page: usize, from: &[u8]) -> Result<(), StoreError> {
+        Zswap::store_unit(self, entry(page), from)
     }
 
     fn invalidate(&self, page: usize) {

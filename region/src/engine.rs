@@ -21,7 +21,7 @@ use crate::streams::Streams;
 use crate::sync::{self, MODEL, Mutex};
 use crate::table::Table;
 use crate::word::State;
-use zswap_core::{Page, StoreError};
+use zswap_core::StoreError;
 
 /// What a fault does when nothing makes room for its page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,10 +36,10 @@ pub enum OnFull {
 
 /// Buffers of the thread that works on a region.
 pub(crate) struct Buffers<'a> {
-    /// As many pages as the longest window.
-    pub(crate) window: &'a mut [Page],
+    /// As many whole pages as the longest window.
+    pub(crate) window: &'a mut [u8],
     /// A page that is compressed.
-    pub(crate) room: &'a mut Page,
+    pub(crate) room: &'a mut [u8],
 }
 
 pub(crate) struct Engine {
@@ -120,7 +120,7 @@ impl Engine {
         first: usize,
         pages: usize,
         state: State,
-        room: &mut Page,
+        room: &mut [u8],
     ) -> Result<usize, Trouble> {
         self.on_their_way.add(pages);
         if self.room.charge(pages) && !self.room.is_over_budget() {
@@ -164,7 +164,7 @@ impl Engine {
     /// # Errors
     /// If the hand has gone round `patience` times and no thread has freed a page: the most pages that were on their way
     /// meanwhile.
-    pub(crate) fn make_some_room(&self, room: &mut Page, patience: usize) -> Result<(), usize> {
+    pub(crate) fn make_some_room(&self, room: &mut [u8], patience: usize) -> Result<(), usize> {
         let round = self.table.pages();
         let (mut looked, mut freed, mut crowd) = (0, self.freed.get(), 0);
         let refused = self.counters.get(Event::Refused);
@@ -209,7 +209,7 @@ impl Engine {
     /// # Errors
     /// [`Trouble::Full`] if nothing more can be evicted.
     #[cold]
-    pub(crate) fn make_room(&self, room: &mut Page) -> Result<(), Trouble> {
+    pub(crate) fn make_room(&self, room: &mut [u8]) -> Result<(), Trouble> {
         if self.grace.take_one() {
             self.counters.add(Event::Exceeded, 1);
             return Ok(());

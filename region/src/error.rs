@@ -3,7 +3,7 @@
 use core::ops::Range;
 use std::io;
 
-use zswap_core::{LoadError, StoreError};
+use zswap_core::{LoadError, StoreError, UnitError};
 
 use crate::backend::BackendKind;
 
@@ -85,6 +85,18 @@ pub enum BuildError {
     Capacity {
         /// The capacity in bytes.
         capacity: usize,
+    },
+    /// The pages' length is no unit.
+    #[error("a region's pages are units of its store: {0}")]
+    Unit(#[from] UnitError),
+    /// An allocator needs pages of 4096 bytes.
+    #[error(
+        "an allocator places blocks in pages of 4096 bytes, not of {unit}; build its region with unit(4096)"
+    )]
+    #[non_exhaustive]
+    AllocatorUnit {
+        /// The bytes of the region's pages.
+        unit: usize,
     },
     /// Neither a budget nor a number of resident bytes was given.
     #[error("a region needs a limit: set budget() or resident_bytes(), or both")]

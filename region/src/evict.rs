@@ -7,7 +7,7 @@ use crate::fault::owned;
 use crate::limbo::{BLOCK, Block};
 use crate::table::next_chunk;
 use crate::word::{HOTTEST, State, Word};
-use zswap_core::{Page, StoreError};
+use zswap_core::StoreError;
 
 /// The blocks that one call fills at most: the limbo grows to its size little by little.
 const FILLED_AT_ONCE: usize = 2;
@@ -27,7 +27,7 @@ pub(crate) struct Evicted {
 impl Engine {
     /// Takes pages, as many as the limbo should have, and drains its oldest block. `hurry`: pages that were
     /// rescued from the limbo are taken, too.
-    pub(crate) fn evict(&self, room: &mut Page, hurry: bool) -> Evicted {
+    pub(crate) fn evict(&self, room: &mut [u8], hurry: bool) -> Evicted {
         let wanted = self.limbo_blocks();
         let mut limbo = self.limbo.lock();
         let mut looked = 0;
@@ -48,7 +48,7 @@ impl Engine {
         Evicted { freed: oldest.map_or(0, |block| self.drain_and_free(block, room)), looked }
     }
 
-    fn drain_and_free(&self, block: Block, room: &mut Page) -> usize {
+    fn drain_and_free(&self, block: Block, room: &mut [u8]) -> usize {
         let drained = OnDrop { engine: self, block };
         let freed = self.drain(block, room);
         self.room.uncharge(freed);
@@ -61,7 +61,7 @@ impl Engine {
     }
 
     /// Takes pages of a range that are resident, and drains them. Returns how many left.
-    pub(crate) fn evict_range(&self, first: usize, end: usize, room: &mut Page) -> usize {
+    pub(crate) fn evict_range(&self, first: usize, end: usize, room: &mut [u8]) -> usize {
         let (mut left, mut page) = (0, first);
         while page < end {
             let chunk_end = next_chunk(page).min(end);
@@ -152,7 +152,7 @@ impl Engine {
 
     /// Compresses the pages of a block that are still there, and frees the memory of its slots. Returns how many pages
     /// of memory that was.
-    fn drain(&self, block: Block, room: &mut Page) -> usize {
+    fn drain(&self, block: Block, room: &mut [u8]) -> usize {
         let none = InLimbo { page: 0, slot: 0 };
         let (mut stored, mut kept) = ([none; BLOCK], 0);
         for n in 0..block.used {
@@ -199,7 +199,7 @@ impl Engine {
 
     /// Compresses a page of the limbo, if it is still there. Returns whether the store has it now; it may have left
     /// meanwhile.
-    fn compress(&self, at: InLimbo, room: &mut Page) -> bool {
+    fn compress(&self, at: InLimbo, room: &mut [u8]) -> bool {
         let Some(word) = self.begin(at, room) else { return false };
         if word.has_copy() {
             if self.leave(at, false, cold) {
@@ -208,7 +208,7 @@ impl Engine {
             }
             return true;
         }
-        let bytes: &Page = if self.backend.copies() {
+        let bytes: &[u8] = if self.backend.copies() {
             room
         } else {
             // SAFETY: the slot keeps its memory, and its page, until this thread releases it (`drain`).
@@ -225,7 +225,7 @@ impl Engine {
     }
 
     /// Makes a page COMPRESSING if it is in this slot. Returns its word. If the backend copies, the copy is in `room`.
-    fn begin(&self, at: InLimbo, room: &mut Page) -> Option<Word> {
+    fn begin(&self, at: InLimbo, room: &mut [u8]) -> Option<Word> {
         let compressing =
             |word: Word| word.with_state(State::Compressing).storing(!word.has_copy());
         if self.backend.copies() {

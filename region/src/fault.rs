@@ -7,9 +7,8 @@ use crate::backend::InLimbo;
 use crate::counters::Event;
 use crate::engine::{Buffers, Engine};
 use crate::error::Trouble;
-use crate::streams::WINDOW;
+use crate::streams::longest;
 use crate::word::{HOTTEST, MOST, State, Word};
-use zswap_core::Page;
 
 /// What wants the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,11 +134,14 @@ impl Engine {
 
     /// Returns how many pages should come at once: few, if pins leave little room. Otherwise they might never fit.
     fn window(&self, page: usize, access: Access) -> usize {
+        let longest = longest(self.backend.unit());
         let free = self.room.limit().saturating_sub(self.pinned.get());
         let window = match access {
-            Access::Prefetch => WINDOW,
+            Access::Prefetch => longest,
             Access::Pin => 1,
-            Access::Read | Access::Write if self.settings.fault_around => self.streams.window(page),
+            Access::Read | Access::Write if self.settings.fault_around => {
+                self.streams.window(page, longest)
+            }
             Access::Read | Access::Write => 1,
         };
         window.min(free / 4).max(1)
@@ -154,7 +156,7 @@ impl Engine {
         let pages = self.claim_window(
             first,
             State::Never,
-            self.window(first, access).min(buffers.window.len()),
+            self.window(first, access).min(buffers.window.len() / self.backend.unit()),
         );
         let pages = self.charge(first, pages, State::Never, buffers.room)?;
         for page in first..first + pages {
@@ -189,12 +191,13 @@ impl Engine {
         let mut pages = self.claim_window(
             first,
             State::Cold,
-            self.window(first, access).min(buffers.window.len()),
+            self.window(first, access).min(buffers.window.len() / self.backend.unit()),
         );
         pages = self.charge(first, pages, State::Cold, buffers.room)?;
-        for n in 0..pages {
+        let unit = self.backend.unit();
+        for (n, window) in buffers.window.chunks_exact_mut(unit).take(pages).enumerate() {
             let page = first + n;
-            if let Err(trouble) = self.read(page, &mut buffers.window[n]) {
+            if let Err(trouble) = self.read(page, window) {
                 // A neighbour that cannot be read is left; whoever touches it learns why.
                 self.backend.unfill(page, 1);
                 self.give_up_claims(page, pages - n, State::Cold);
@@ -231,12 +234,13 @@ impl Engine {
     }
 
     /// Reads a page that this thread owns from the store, to where the backend wants it.
-    fn read(&self, page: usize, window: &mut Page) -> Result<(), Trouble> {
+    fn read(&self, page: usize, window: &mut [u8]) -> Result<(), Trouble> {
         let target =
             self.backend.target(page).map_err(Trouble::system("mapping a page to fill it"))?;
         let to = match target {
-            // SAFETY: this thread owns the page (FILLING), so nobody else uses the memory where its content goes.
-            Some(target) => unsafe { &mut *target },
+            // SAFETY: this thread owns the page (FILLING), so nobody else uses the memory where its content goes. It is
+            // as long as a page.
+            Some(target) => unsafe { slice::from_raw_parts_mut(target, self.backend.unit()) },
             None => window,
         };
         self.cold.load(page, to).map_err(|source| Trouble::Load { page, source: Box::new(source) })

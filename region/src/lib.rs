@@ -23,6 +23,8 @@
 //! raises a signal on the touching thread, whose handler decompresses the page and returns. So the region has everything
 //! that a store has: any backend and compressor, limits, and a device or a remote service below.
 //!
+//! Pages have 4096 bytes, or up to 64 KiB ([`RegionBuilder::unit`]): they compress better, and neighbours come along.
+//!
 //! Linux only. On x86-64 a region knows reads from writes, and keeps the compressed copy of pages that are only read.
 //!
 //! # What a program may do

@@ -77,7 +77,7 @@ impl Frame {
     }
 }
 
-fn head(page: &Page) -> u64 {
+fn head(page: &[u8]) -> u64 {
     page.iter().zip(0..8).map(|(byte, i)| u64::from(*byte) << (8 * i)).sum()
 }
 
@@ -194,13 +194,13 @@ impl Backend for Arc<Toy> {
         pages
     }
 
-    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut Page) -> &'a Page {
+    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut [u8]) -> &'a [u8] {
         let frame = if self.moves() { &self.slots[at.slot] } else { &self.pages[at.page].frame };
         frame.watched.read();
         let n = frame.get();
         if self.moves() {
             // SAFETY: the caller's contract; the cell above notices if somebody writes it meanwhile.
-            return unsafe { &*frame.page.get() };
+            return unsafe { (*frame.page.get()).as_slice() };
         }
         room[..8].copy_from_slice(&n.to_le_bytes());
         room
@@ -234,7 +234,7 @@ impl Backend for Arc<Toy> {
         Ok(self.moves())
     }
 
-    fn target(&self, page: usize) -> io::Result<Option<*mut Page>> {
+    fn target(&self, page: usize) -> io::Result<Option<*mut u8>> {
         if self.moves() {
             return Ok(None);
         }
@@ -243,13 +243,13 @@ impl Backend for Arc<Toy> {
         if !frame.is_there.load(Relaxed) {
             frame.allocate(0);
         }
-        Ok(Some(frame.page.get()))
+        Ok(Some(frame.page.get().cast()))
     }
 
-    fn fill(&self, first: usize, bytes: &[Page], pages: usize, protect: bool) -> io::Result<()> {
+    fn fill(&self, first: usize, bytes: &[u8], pages: usize, protect: bool) -> io::Result<()> {
         for n in 0..pages {
             if self.moves() {
-                self.pages[first + n].frame.allocate(head(&bytes[n]));
+                self.pages[first + n].frame.allocate(head(&bytes[n * PAGE_SIZE..]));
             }
             self.map(first + n, protect);
         }
@@ -308,6 +308,10 @@ impl Backend for Arc<Toy> {
     fn base(&self) -> *mut u8 {
         core::ptr::null_mut()
     }
+
+    fn unit(&self) -> usize {
+        PAGE_SIZE
+    }
 }
 
 /// A store. It fails the model if it has no page that is loaded, has one already that is stored, or if two threads use
@@ -330,10 +334,10 @@ impl ToyStore {
 }
 
 impl Cold for Arc<ToyStore> {
-    fn load(&self, page: usize, to: &mut Page) -> Result<(), LoadError> {
+    fn load(&self, page: usize, to: &mut [u8]) -> Result<(), LoadError> {
         self.entries[page].0.read();
         assert!(self.has(page), "a page is lost");
-        *to = [0; PAGE_SIZE];
+        to.fill(0);
         if Toy::fails(&self.unreadable) {
             to[0] = 99;
             return Err(LoadError::NotFound { entry: SwapEntry::new(0, page as u64).unwrap() });
@@ -342,7 +346,7 @@ impl Cold for Arc<ToyStore> {
         Ok(())
     }
 
-    fn store(&self, page: usize, from: &Page) -> Result<(), StoreError> {
+    fn store(&self, page: usize, from: &[u8]) -> Result<(), StoreError> {
         self.entries[page].0.write();
         assert!(!self.has(page), "a page is stored over another content");
         if Toy::fails(&self.refused) {
@@ -390,7 +394,7 @@ impl World {
             limbo: Mutex::new(Limbo::new(blocks)),
             backend: Box::new(memory.clone()),
             cold: Box::new(store.clone()),
-            room: Room::new(resident.map(|pages| pages * PAGE_SIZE), None, false),
+            room: Room::new(resident.map(|pages| pages * PAGE_SIZE), None, false, PAGE_SIZE),
             clean: Policy::new(CleanPages::Always),
             streams: Streams::default(),
             counters: Counters::default(),
@@ -446,7 +450,7 @@ impl World {
 
     fn fault(&self, page: usize, access: Access) -> Result<usize, Trouble> {
         self.begin();
-        let (mut window, mut room) = (vec![[0; PAGE_SIZE]; 2], Box::new([0; PAGE_SIZE]));
+        let (mut window, mut room) = (vec![0; 2 * PAGE_SIZE], vec![0; PAGE_SIZE]);
         self.engine.fault(page, access, &mut Buffers { window: &mut window, room: &mut room })
     }
 

@@ -127,7 +127,8 @@ impl fmt::Debug for Pinned<'_> {
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
         if self.region.is_here() {
-            pages_of(&self.range).for_each(|page| self.region.served().engine.unpin(page));
+            pages_of(&self.range, self.region.unit())
+                .for_each(|page| self.region.served().engine.unpin(page));
         }
     }
 }

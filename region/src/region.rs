@@ -15,11 +15,10 @@ use crate::range::pages_of;
 use crate::registry::{self, Place};
 use crate::room::{least_resident, reserve, room_for, store_limit};
 use crate::served::Served;
-use crate::streams::WINDOW;
 use crate::table::next_chunk;
 use crate::word::State;
 use zpool_base::fork::Leaked;
-use zswap_core::{BuildError as StoreBuildError, MigrateError, PAGE_SIZE, PoolMigration, Zswap};
+use zswap_core::{BuildError as StoreBuildError, MigrateError, PoolMigration, Zswap};
 
 /// Memory that is compressed when cold. The [crate's front page](crate) describes it, and what a program promises.
 ///
@@ -96,7 +95,7 @@ impl Region {
         if range.start > range.end || range.end > self.len() {
             return Err(RangeError { range: range.clone(), len: self.len() });
         }
-        Ok(if self.is_here() { pages_of(range) } else { 0..0 })
+        Ok(if self.is_here() { pages_of(range, self.unit()) } else { 0..0 })
     }
 
     /// Brings evicted pages of a range back before they are touched: in groups of 16, which is cheaper than a fault for
@@ -127,7 +126,7 @@ impl Region {
                 served.engine.table.get(page).state(),
                 State::Cold | State::Limbo | State::Compressing
             ) {
-                let mut buffers = stage.buffers((pages.end - page).min(WINDOW));
+                let mut buffers = stage.buffers(pages.end - page);
                 let done = served.engine.fault(page, Access::Prefetch, &mut buffers);
                 came += done.map_err(AdviceError::Page)?;
             }
@@ -167,7 +166,8 @@ impl Region {
         if !self.is_here() {
             return Ok(0);
         }
-        Ok(self.served().engine.discard(range.start.div_ceil(PAGE_SIZE), range.end / PAGE_SIZE))
+        let unit = self.unit();
+        Ok(self.served().engine.discard(range.start.div_ceil(unit), range.end / unit))
     }
 
     /// Changes the limit on everything; `None` removes it. If more is in use, evicts until it is not, as far as possible.
@@ -202,8 +202,11 @@ impl Region {
     pub fn set_resident_bytes(&self, bytes: Option<usize>) -> Result<(), LimitError> {
         let served = self.served();
         if let Some(bytes) = bytes {
-            let needed =
-                least_resident(served.engine.staging_bytes.get(), served.engine.pinned.get());
+            let needed = least_resident(
+                served.engine.staging_bytes.get(),
+                served.engine.pinned.get(),
+                self.unit(),
+            );
             if bytes < needed {
                 return Err(LimitError { limit: "resident_bytes", bytes, needed });
             }
@@ -218,8 +221,8 @@ impl Region {
         let engine = &self.served().engine;
         engine.refresh();
         engine.room.beside()
-            + room_for(engine.pinned.get()) * PAGE_SIZE
-            + reserve(engine.room.beside())
+            + room_for(engine.pinned.get()) * self.unit()
+            + reserve(engine.room.beside(), self.unit())
     }
 
     /// Applies changed limits: to the limbo, to the store, and to what is resident.
@@ -232,7 +235,12 @@ impl Region {
         // A store with a device writes pages back before they take the whole budget. Too small a limit is refused, and
         // then the old one stays. The program's own limit of the store holds beside.
         let store = &self.0.store;
-        let limit = store_limit(engine.room.budget(), store.has_device(), self.0.own_store_limit);
+        let limit = store_limit(
+            engine.room.budget(),
+            self.unit(),
+            store.has_device(),
+            self.0.own_store_limit,
+        );
         if limit != store.max_bytes() {
             let _ = store.set_max_bytes(limit);
         }
@@ -267,6 +275,11 @@ impl Region {
         self.0.store.migrate_pools(budget)
     }
 
+    /// Returns the bytes of a page of this region ([`RegionBuilder::unit`](crate::RegionBuilder::unit)).
+    pub fn unit(&self) -> usize {
+        self.served().engine.backend.unit()
+    }
+
     /// Returns which backend this region uses, and why.
     pub fn backend(&self) -> &Chosen {
         &self.0.chosen
@@ -280,15 +293,15 @@ impl Region {
         let served = self.served();
         let engine = &served.engine;
         engine.refresh();
-        let resident_bytes = engine.room.resident() * PAGE_SIZE;
+        let resident_bytes = engine.room.resident() * self.unit();
         let count = |event| engine.counters.get(event);
         RegionStats {
             budget: engine.room.budget(),
-            resident_limit: engine.room.limit() * PAGE_SIZE,
+            resident_limit: engine.room.limit() * self.unit(),
             resident_bytes,
-            limbo_bytes: engine.limbo.lock().blocks() * BLOCK * PAGE_SIZE,
-            pinned_bytes: engine.pinned.get() * PAGE_SIZE,
-            cold_bytes: engine.cold_pages.not_negative() * PAGE_SIZE,
+            limbo_bytes: engine.limbo.lock().blocks() * BLOCK * self.unit(),
+            pinned_bytes: engine.pinned.get() * self.unit(),
+            cold_bytes: engine.cold_pages.not_negative() * self.unit(),
             memory_bytes: engine.room.beside() + resident_bytes,
             zero_faults: count(Event::ZeroFault),
             cold_faults: count(Event::ColdFault),

@@ -3,17 +3,17 @@
 //! Resident are pages that are mapped, pages in the limbo, and copies on their way. A page is charged before it gets
 //! memory, and uncharged after it has lost it. So the sum is never less than what is in memory.
 
+use crate::limbo::BLOCK;
 use crate::number::Number;
 use crate::sync;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use zswap_core::PAGE_SIZE;
 
-/// The fewest resident pages that a region works with: 256 KiB.
+/// The fewest resident pages that a region works with: 256 KiB of pages of 4096 bytes.
 pub(crate) const LEAST: usize = if sync::MODEL { 1 } else { 64 };
 
 /// Returns the bytes of a budget that resident pages leave free: two blocks of the limbo, and a small share.
-pub(crate) fn reserve(budget: usize) -> usize {
-    if sync::MODEL { 0 } else { (128 << 10) + budget / 256 }
+pub(crate) fn reserve(budget: usize, unit: usize) -> usize {
+    if sync::MODEL { 0 } else { 2 * BLOCK * unit + budget / 256 }
 }
 
 /// The limits in force, and the resident pages.
@@ -30,6 +30,8 @@ pub(crate) struct Room {
     beside: Number,
     /// Whether the budget does not even leave [`LEAST`] pages.
     over_budget: Number,
+    /// Bytes of a page.
+    unit: usize,
     /// Changes when the background evictor has something to do; it sleeps on this.
     pub(crate) kick: KickWord,
     pub(crate) background: bool,
@@ -67,6 +69,7 @@ impl Room {
         max_resident: Option<usize>,
         budget: Option<usize>,
         background: bool,
+        unit: usize,
     ) -> Room {
         let or_none = |limit: Option<usize>| Number::new(limit.unwrap_or(usize::MAX));
         Room {
@@ -76,6 +79,7 @@ impl Room {
             budget: or_none(budget),
             beside: Number::new(0),
             over_budget: Number::new(0),
+            unit,
             kick: KickWord::default(),
             background,
         }
@@ -142,12 +146,15 @@ impl Room {
         let budget = self.budget.get();
         let left = if budget == usize::MAX { budget } else { budget.saturating_sub(beside) };
         // While a block is drained, its pages count twice for a moment, and other threads drain others.
-        let by_budget =
-            if budget == usize::MAX { left } else { left.saturating_sub(reserve(budget)) };
+        let by_budget = if budget == usize::MAX {
+            left
+        } else {
+            left.saturating_sub(reserve(budget, self.unit))
+        };
         let max = self.max_resident.get();
         let by_max = if max == usize::MAX { max } else { max.saturating_sub(staging) };
-        let pages = by_budget.min(by_max) / PAGE_SIZE;
-        self.over_budget.set(usize::from(left / PAGE_SIZE < LEAST));
+        let pages = by_budget.min(by_max) / self.unit;
+        self.over_budget.set(usize::from(left / self.unit < LEAST));
         self.limit.set(pages.max(LEAST));
     }
 }
@@ -159,19 +166,20 @@ pub(crate) fn room_for(pins: usize) -> usize {
 }
 
 /// Returns the least limit on resident bytes, with `staging` bytes of buffers and this number of pins.
-pub(crate) fn least_resident(staging: usize, pins: usize) -> usize {
-    staging + room_for(pins) * PAGE_SIZE
+pub(crate) fn least_resident(staging: usize, pins: usize, unit: usize) -> usize {
+    staging + room_for(pins) * unit
 }
 
 /// Returns the limit of a store for which the program has set the limit `own`. Of a budget, it is half with a device: the
 /// other pages are written there. Without a device, it is everything that the fewest resident pages leave.
 pub(crate) fn store_limit(
     budget: Option<usize>,
+    unit: usize,
     has_device: bool,
     own: Option<usize>,
 ) -> Option<usize> {
     let share = |budget: usize| {
-        if has_device { budget / 2 } else { budget.saturating_sub(LEAST * PAGE_SIZE) }
+        if has_device { budget / 2 } else { budget.saturating_sub(LEAST * unit) }
     };
     budget.map(share).into_iter().chain(own).min()
 }
@@ -179,11 +187,12 @@ pub(crate) fn store_limit(
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use zswap_core::PAGE_SIZE;
 
     #[test]
     fn the_lesser_limit_counts() {
         let pages = |n: usize| n * PAGE_SIZE;
-        let room = Room::new(Some(pages(1000)), Some(pages(2000)), false);
+        let room = Room::new(Some(pages(1000)), Some(pages(2000)), false, PAGE_SIZE);
         room.refresh(pages(10), pages(100));
         assert_eq!((room.limit(), room.is_over_budget()), (990, false));
         room.refresh(pages(10), pages(1500));
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn pages_that_do_not_fit_count_nevertheless() {
-        let room = Room::new(Some(100 * PAGE_SIZE), None, false);
+        let room = Room::new(Some(100 * PAGE_SIZE), None, false, PAGE_SIZE);
         room.refresh(0, 0);
         assert!(room.charge(100) && !room.is_over() && room.is_near());
         assert!(!room.charge(1) && room.is_over());

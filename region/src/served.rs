@@ -13,7 +13,6 @@ use crate::stack::call_on;
 use crate::stage::{Stage, Stages};
 use crate::streams::WINDOW;
 use zpool_base::fork::Maker;
-use zswap_core::PAGE_SIZE;
 
 /// A region, its stages, and the times of its faults.
 pub(crate) struct Served {
@@ -45,7 +44,7 @@ impl Served {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.engine.table.pages() * PAGE_SIZE
+        self.engine.table.pages() * self.engine.backend.unit()
     }
 
     /// Returns whether an address lies in the region. False in a child after `fork`, which does not have its memory.
@@ -79,7 +78,7 @@ impl Served {
         let mut stage = self.stages.take();
         let more = stage.newly_counted();
         let top = stage.stack_top();
-        let page = (address - self.engine.backend.base() as usize) / PAGE_SIZE;
+        let page = (address - self.engine.backend.base() as usize) / self.engine.backend.unit();
         let buffers = stage.buffers(WINDOW);
         let mut call = Call { engine: &self.engine, more, page, access, buffers };
         // SAFETY: the stack is the stage's, which this thread has until the call has returned; it is 256 KiB. `fault`

@@ -6,26 +6,36 @@ use std::io;
 
 use crate::engine::Buffers;
 use crate::number::Number;
-use crate::streams::WINDOW;
+use crate::streams::{WINDOW, longest};
 use crate::sync;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{Memory, check};
-use zswap_core::{PAGE_SIZE, Page};
+use zswap_core::PAGE_SIZE;
 
 const STAGES: usize = 64;
 const LEAST_STAGES: usize = 1;
 /// Half a page for the codec with the deepest stack would do in a release build; the rest is for debug builds, and for
 /// devices and codecs of the program.
 const STACK: usize = 256 << 10;
-const PAGES: usize = WINDOW + 1;
-const LEN: usize = PAGE_SIZE + STACK + PAGES * PAGE_SIZE;
-/// What a stage counts for: its pages, and what its stack usually touches.
-const COUNTED: usize = PAGES * PAGE_SIZE + 16 * 1024;
+/// Bytes of the longest window: 16 pages of 4096 bytes, or fewer larger ones.
+const WINDOW_BYTES: usize = WINDOW * PAGE_SIZE;
+
+/// Returns the bytes of a stage's mapping: the page below its stack, the stack, a window, and a page to compress.
+const fn len(unit: usize) -> usize {
+    PAGE_SIZE + STACK + WINDOW_BYTES + unit
+}
+
+/// Returns what a stage counts for: its pages, and what its stack usually touches.
+const fn counted(unit: usize) -> usize {
+    WINDOW_BYTES + unit + 16 * 1024
+}
 
 /// The stages of a region.
 #[derive(Debug)]
 pub(crate) struct Stages {
     memory: Memory,
+    /// Bytes of a page of the region.
+    unit: usize,
     /// One bit for each stage that is free.
     free: AtomicU64,
     /// Changes when a stage becomes free while none was.
@@ -42,13 +52,13 @@ pub(crate) struct Stage<'a> {
 }
 
 /// Returns how many stages a region has with a limit of `limit` bytes.
-fn number(limit: usize) -> usize {
-    (limit / 8 / COUNTED).clamp(LEAST_STAGES, STAGES)
+fn number(limit: usize, unit: usize) -> usize {
+    (limit / 8 / counted(unit)).clamp(LEAST_STAGES, STAGES)
 }
 
 /// Returns the bytes that the stages of such a region count for when all are in use.
-pub(crate) fn bytes_of_all(limit: usize) -> usize {
-    number(limit) * COUNTED
+pub(crate) fn bytes_of_all(limit: usize, unit: usize) -> usize {
+    number(limit, unit) * counted(unit)
 }
 
 impl Stages {
@@ -56,16 +66,17 @@ impl Stages {
     ///
     /// # Errors
     /// The system's error.
-    pub(crate) fn new(limit: usize, dump: bool) -> io::Result<Stages> {
-        let stages = number(limit);
-        let memory = Memory::private(STAGES * LEN, dump)?;
+    pub(crate) fn new(limit: usize, unit: usize, dump: bool) -> io::Result<Stages> {
+        let stages = number(limit, unit);
+        let memory = Memory::private(STAGES, len(unit), dump)?;
         for stage in 0..STAGES {
-            let lowest = memory.base().wrapping_add(stage * LEN);
+            let lowest = memory.page(stage);
             // SAFETY: nobody uses the mapping yet. The page below each stack stays without access.
             check(unsafe { libc::mprotect(lowest.cast(), PAGE_SIZE, libc::PROT_NONE) })?;
         }
         Ok(Stages {
             memory,
+            unit,
             free: AtomicU64::new(u64::MAX >> (STAGES - stages)),
             freed: AtomicU32::new(0),
             used: Number::new(0),
@@ -92,7 +103,7 @@ impl Stages {
     /// Notes that a stage is in use for the first time. Returns the bytes that count from now on.
     fn count(&self, number: usize) -> usize {
         let before = self.used.at_least(number + 1);
-        (number + 1).saturating_sub(before) * COUNTED
+        (number + 1).saturating_sub(before) * counted(self.unit)
     }
 }
 
@@ -103,7 +114,7 @@ impl Stage<'_> {
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
-        self.stages.memory.base().wrapping_add(self.number * LEN + offset)
+        self.stages.memory.page(self.number).wrapping_add(offset)
     }
 
     /// Returns the end of the stage's stack.
@@ -113,11 +124,13 @@ impl Stage<'_> {
 
     /// Returns the stage's buffers, whose windows have at most `window` pages.
     pub(crate) fn buffers(&mut self, window: usize) -> Buffers<'_> {
-        let pages = self.at(PAGE_SIZE + STACK).cast::<Page>();
-        // SAFETY: these pages of the mapping are the stage's alone, and `self` is borrowed for as long.
-        let window = unsafe { slice::from_raw_parts_mut(pages, window.min(WINDOW)) };
+        let (start, unit) = (self.stack_top(), self.stages.unit);
+        let window = window.min(longest(unit)) * unit;
+        // SAFETY: these bytes of the mapping are the stage's alone, and `self` is borrowed for as long. They are at most
+        // `WINDOW_BYTES`.
+        let window = unsafe { slice::from_raw_parts_mut(start, window) };
         // SAFETY: as above; it is the page after the longest window.
-        let room = unsafe { &mut *pages.wrapping_add(WINDOW) };
+        let room = unsafe { slice::from_raw_parts_mut(start.wrapping_add(WINDOW_BYTES), unit) };
         Buffers { window, room }
     }
 }
@@ -144,7 +157,7 @@ mod tests {
 
     #[test]
     fn no_two_threads_have_the_same_stage_and_all_get_one() {
-        let stages = Stages::new(usize::MAX, true).unwrap();
+        let stages = Stages::new(usize::MAX, 2 * PAGE_SIZE, true).unwrap();
         let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for thread in 0..STAGES + 8 {
@@ -154,12 +167,11 @@ mod tests {
                         let mut stage = stages.take();
                         most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         let buffers = stage.buffers(WINDOW);
-                        buffers.window[WINDOW - 1].fill(thread as u8);
+                        buffers.window.fill(thread as u8);
                         buffers.room.fill(thread as u8);
                         std::thread::yield_now();
-                        assert!(
-                            buffers.window[WINDOW - 1].iter().all(|byte| *byte == thread as u8)
-                        );
+                        assert_eq!(buffers.window.len() + buffers.room.len(), 18 * PAGE_SIZE);
+                        assert!(buffers.window.iter().all(|byte| *byte == thread as u8));
                         assert!(buffers.room.iter().all(|byte| *byte == thread as u8));
                         inside.fetch_sub(1, Ordering::SeqCst);
                     }
@@ -172,11 +184,11 @@ mod tests {
 
     #[test]
     fn each_stage_counts_once() {
-        let stages = Stages::new(usize::MAX, true).unwrap();
+        let stages = Stages::new(usize::MAX, 2 * PAGE_SIZE, true).unwrap();
         let (first, second) = (stages.take(), stages.take());
         assert_eq!(
             (second.number, second.newly_counted(), second.newly_counted()),
-            (1, 2 * COUNTED, 0)
+            (1, 2 * counted(2 * PAGE_SIZE), 0)
         );
         assert_eq!(first.newly_counted(), 0);
         drop(first);

@@ -4,8 +4,6 @@ use core::ptr::{self, NonNull};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use zswap_core::PAGE_SIZE;
-
 const DONTNEED_LOCKED: libc::c_int = 24;
 const GUARD_INSTALL: libc::c_int = 102;
 const GUARD_REMOVE: libc::c_int = 103;
@@ -30,6 +28,8 @@ pub(crate) enum Advice {
 pub(crate) struct Memory {
     base: NonNull<u8>,
     len: usize,
+    /// Bytes of a page of the region.
+    unit: usize,
 }
 
 // SAFETY: a mapping belongs to the process, and this type reads and writes none of its bytes.
@@ -38,24 +38,36 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Maps `len` bytes of private anonymous memory. Pages take memory when they are first touched, also if the process
+    /// Maps `pages` pages of `unit` bytes of private anonymous memory. They take memory when they are first touched, also if the process
     /// has locked its future memory.
     ///
     /// # Errors
     /// The system's error.
-    pub(crate) fn private(len: usize, dump: bool) -> io::Result<Memory> {
-        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, dump)
+    pub(crate) fn private(pages: usize, unit: usize, dump: bool) -> io::Result<Memory> {
+        Self::map(pages, unit, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, dump)
     }
 
-    /// Maps the first `len` bytes of a file, shared.
+    /// Maps the first `pages` pages of `unit` bytes of a file, shared.
     ///
     /// # Errors
     /// The system's error.
-    pub(crate) fn shared(len: usize, file: &OwnedFd, dump: bool) -> io::Result<Memory> {
-        Self::map(len, libc::MAP_SHARED, file.as_raw_fd(), dump)
+    pub(crate) fn shared(
+        pages: usize,
+        unit: usize,
+        file: &OwnedFd,
+        dump: bool,
+    ) -> io::Result<Memory> {
+        Self::map(pages, unit, libc::MAP_SHARED, file.as_raw_fd(), dump)
     }
 
-    fn map(len: usize, flags: libc::c_int, fd: libc::c_int, dump: bool) -> io::Result<Memory> {
+    fn map(
+        pages: usize,
+        unit: usize,
+        flags: libc::c_int,
+        fd: libc::c_int,
+        dump: bool,
+    ) -> io::Result<Memory> {
+        let len = pages.checked_mul(unit).ok_or(io::ErrorKind::OutOfMemory)?;
         let flags = flags | libc::MAP_NORESERVE;
         // Without access at first: a process that locks its memory does not back such pages.
         // SAFETY: the system chooses the address of a new mapping, so it replaces no other one.
@@ -64,7 +76,7 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = Memory { base, len };
+        let memory = Memory { base, len, unit };
         let all = memory.base.as_ptr().cast();
         // SAFETY: the range is this mapping, and unlocking changes no byte.
         check(unsafe { libc::munlock(all, len) })?;
@@ -103,7 +115,7 @@ impl Memory {
         advice: Advice,
     ) -> io::Result<()> {
         assert!(
-            (first + pages) * PAGE_SIZE <= self.len,
+            (first + pages) * self.unit <= self.len,
             "an advice about pages beyond the end of the mapping"
         );
         let advice = match advice {
@@ -117,7 +129,7 @@ impl Memory {
         let at = self.page(first);
         loop {
             // SAFETY: the range lies in this mapping; the caller promises the rest.
-            let done = check(unsafe { libc::madvise(at.cast(), pages * PAGE_SIZE, advice) });
+            let done = check(unsafe { libc::madvise(at.cast(), pages * self.unit, advice) });
             match done.as_ref().map_err(io::Error::raw_os_error) {
                 Err(Some(libc::EINTR | libc::EAGAIN)) => {}
                 _ => return done,
@@ -133,9 +145,14 @@ impl Memory {
         self.len
     }
 
+    /// Returns the bytes of a page.
+    pub(crate) fn unit(&self) -> usize {
+        self.unit
+    }
+
     /// Returns the address of a page. Any number is safe; the address is in the mapping if the page is.
     pub(crate) fn page(&self, page: usize) -> *mut u8 {
-        self.base.as_ptr().wrapping_add(page * PAGE_SIZE)
+        self.base.as_ptr().wrapping_add(page * self.unit)
     }
 }
 

@@ -63,12 +63,16 @@ fn tables_take_nothing_before_the_first_touch() {
 #[test]
 fn the_resident_set_agrees_with_the_budget() {
     tables_take_nothing_before_the_first_touch();
-    for kind in [BackendKind::Move, BackendKind::Guard] {
+    let kinds = [BackendKind::Move, BackendKind::Guard];
+    for (kind, unit) in
+        kinds.into_iter().flat_map(|kind| [(kind, PAGE_SIZE), (kind, 16 * PAGE_SIZE)])
+    {
         let (capacity, budget) = (160 * MIB, 80 * MIB);
         // The first region makes what the process keeps for all: threads, stacks, the allocator's arenas.
         for turn in 0..2 {
             let before = resident_set();
-            let builder = Region::builder().capacity(capacity).budget(budget).backend(kind);
+            let builder =
+                Region::builder().capacity(capacity).unit(unit).budget(budget).backend(kind);
             // SAFETY: the test keeps the rules of the crate's front page.
             let mut region = match unsafe { builder.build() } {
                 Ok(region) => region,
@@ -89,7 +93,7 @@ fn the_resident_set_agrees_with_the_budget() {
             }
             assert!(sum > 0);
             if turn > 0 {
-                agree(&format!("{kind:?}"), before, budget, &region.stats());
+                agree(&format!("{kind:?}, {unit}"), before, budget, &region.stats());
                 region.set_budget(Some(budget * 9 / 10)).unwrap();
                 agree(&format!("{kind:?}, less"), before, budget * 9 / 10, &region.stats());
                 region.set_budget(Some(budget * 2)).unwrap();

@@ -31,6 +31,8 @@ const ROUND: Duration = Duration::from_millis(1500);
 #[derive(Debug, Clone)]
 struct Setting {
     kind: BackendKind,
+    /// Bytes of a page.
+    unit: usize,
     threads: usize,
     pages: usize,
     resident: usize,
@@ -46,8 +48,10 @@ struct Setting {
 
 impl Setting {
     fn drawn(round: u64, rng: &mut Rng) -> Setting {
-        let pages = 1024 << rng.below(3);
+        let unit = if round % 3 == 2 { (2 * PAGE) << (round / 3 % 4) } else { PAGE };
+        let pages = 1024 << if unit > PAGE { 0 } else { rng.below(3) };
         Setting {
+            unit,
             kind: if round % 2 == 0 { BackendKind::Move } else { BackendKind::Guard },
             threads: [1, 2, 4, 8][(round / 2 % 4) as usize],
             pages,
@@ -65,13 +69,14 @@ impl Setting {
     fn build(&self) -> Result<Region, BuildError> {
         let mut store = Zswap::builder();
         if self.device {
-            store = store
-                .max_pool_bytes(256 << 10)
-                .swap_device(Arc::new(MemorySwapDevice::new(self.pages as u64)));
+            store = store.max_pool_bytes(64 * self.unit).swap_device(Arc::new(
+                MemorySwapDevice::new((self.pages * self.unit / PAGE) as u64),
+            ));
         }
         let builder = Region::builder()
-            .capacity(self.pages * PAGE)
-            .resident_bytes(self.resident * PAGE)
+            .capacity(self.pages * self.unit)
+            .unit(self.unit)
+            .resident_bytes(self.resident * self.unit)
             .backend(self.kind)
             .clean_pages(self.clean)
             .background(self.background)
@@ -94,12 +99,12 @@ struct Owner<'a> {
 
 impl Owner<'_> {
     fn per_page(&self) -> usize {
-        PAGE / 8 / self.threads
+        self.region.unit() / 8 / self.threads
     }
 
     fn word(&self, mine: usize) -> &AtomicU64 {
         let (page, word) = (mine / self.per_page(), mine % self.per_page());
-        let at = page * PAGE + (word * self.threads + self.thread) * 8;
+        let at = page * self.region.unit() + (word * self.threads + self.thread) * 8;
         // SAFETY: the word is in the region, aligned, and all accesses to it are atomic.
         unsafe { AtomicU64::from_ptr(self.region.as_ptr().wrapping_add(at).cast()) }
     }
@@ -134,8 +139,8 @@ impl Owner<'_> {
 
 /// Does things to the region that must change no byte.
 fn meddle(region: &Region, setting: &Setting, rng: &mut Rng) {
-    let start = rng.below(setting.pages) * PAGE;
-    let end = (start + (1 + rng.below(64)) * PAGE).min(region.len());
+    let start = rng.below(setting.pages) * setting.unit;
+    let end = (start + (1 + rng.below(64)) * setting.unit).min(region.len());
     match rng.below(12) {
         0..=2 => {
             region.prefetch(start..end).unwrap();
@@ -144,15 +149,15 @@ fn meddle(region: &Region, setting: &Setting, rng: &mut Rng) {
             region.advise_cold(start..end).unwrap();
         }
         6 | 7 => {
-            let pinned = region.pin(start..(start + 4 * PAGE).min(region.len())).unwrap();
+            let pinned = region.pin(start..(start + 4 * setting.unit).min(region.len())).unwrap();
             // While it is pinned, its pages stay.
-            let before = region.advise_cold(start..start + PAGE).unwrap();
+            let before = region.advise_cold(start..start + setting.unit).unwrap();
             assert_eq!(before, 0, "a pinned page was evicted");
             drop(pinned);
         }
         8 => {
-            let bytes = setting.resident * PAGE / [1, 2][rng.below(2)];
-            region.set_resident_bytes(Some(bytes.max(320 * PAGE))).unwrap();
+            let bytes = setting.resident * setting.unit / [1, 2][rng.below(2)];
+            region.set_resident_bytes(Some(bytes.max(320 * setting.unit))).unwrap();
         }
         9 => region.set_compressor(["lz4", "zstd", "linewords"][rng.below(3)]).unwrap(),
         10 => drop(region.migrate_pools(rng.below(100))),
@@ -186,7 +191,7 @@ fn round(number: u64, length: Duration) -> Option<String> {
             let (setting, stop, visits, fail, region) = (&setting, &stop, &visits, &fail, &region);
             let mut rng = Rng::new(number * 100 + thread as u64);
             scope.spawn(move || {
-                let words = setting.pages * (PAGE / 8 / setting.threads);
+                let words = setting.pages * (setting.unit / 8 / setting.threads);
                 let mut mine =
                     Owner { region, thread, threads: setting.threads, written: vec![0; words] };
                 let written = [10, 50, 90][rng.below(3)];
@@ -219,8 +224,8 @@ fn round(number: u64, length: Duration) -> Option<String> {
             scope.spawn(move || {
                 while !stop.load(Relaxed) {
                     if setting.evictor && meddler == 0 {
-                        let start = rng.below(setting.pages) * PAGE;
-                        let end = (start + 16 * PAGE).min(region.len());
+                        let start = rng.below(setting.pages) * setting.unit;
+                        let end = (start + 16 * setting.unit).min(region.len());
                         region.advise_cold(start..end).unwrap();
                     } else {
                         meddle(region, setting, &mut rng);
@@ -231,10 +236,10 @@ fn round(number: u64, length: Duration) -> Option<String> {
         std::thread::sleep(length);
         stop.store(true, Relaxed);
     });
-    region.set_resident_bytes(Some(setting.resident * PAGE)).unwrap();
+    region.set_resident_bytes(Some(setting.resident * setting.unit)).unwrap();
     let stats = region.stats();
     assert!(
-        stats.resident_bytes <= setting.resident * PAGE,
+        stats.resident_bytes <= setting.resident * setting.unit,
         "round {number}: {setting:?}: {stats:?}"
     );
     assert_eq!(
@@ -252,7 +257,7 @@ fn round(number: u64, length: Duration) -> Option<String> {
     let begun = Instant::now();
     let stats = loop {
         let stats = region.stats();
-        let (held, cold) = (stats.store.stored_pages * PAGE, stats.cold_bytes);
+        let (held, cold) = (stats.store.stored_pages * setting.unit, stats.cold_bytes);
         if held == cold || may_be_clean && held > cold {
             break stats;
         }

@@ -16,7 +16,6 @@ use std::io;
 use super::{Backend, InLimbo, none_of};
 use crate::sys::{Advice, Memory, memory_file};
 use crate::uffd::Refused;
-use zswap_core::{PAGE_SIZE, Page};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -26,17 +25,16 @@ pub(crate) struct GuardPages {
 }
 
 impl GuardPages {
-    /// Maps a region of `pages` pages, all guarded.
+    /// Maps a region of `pages` pages of `unit` bytes, all guarded.
     ///
     /// # Errors
     /// The call that the system refuses: `MADV_GUARD_INSTALL` on a file in memory needs Linux 6.15.
-    pub(crate) fn new(pages: usize, dump: bool) -> Result<GuardPages, Refused> {
+    pub(crate) fn new(pages: usize, unit: usize, dump: bool) -> Result<GuardPages, Refused> {
         let named = |call| move |error| Refused { call, error };
-        let len = pages * PAGE_SIZE;
-        let file = memory_file(len).map_err(named("memfd_create"))?;
+        let file = memory_file(pages * unit).map_err(named("memfd_create"))?;
         // Never in a core dump: writing one would map, and so allocate, the whole file.
-        let alias = Memory::shared(len, &file, false).map_err(named("mmap"))?;
-        let memory = Memory::shared(len, &file, dump).map_err(named("mmap"))?;
+        let alias = Memory::shared(pages, unit, &file, false).map_err(named("mmap"))?;
+        let memory = Memory::shared(pages, unit, &file, dump).map_err(named("mmap"))?;
         // SAFETY: nobody uses the mapping yet.
         unsafe { memory.advise(0, pages, Advice::GuardInstall) }
             .map_err(named("madvise(MADV_GUARD_INSTALL) on a memfd"))?;
@@ -80,13 +78,15 @@ impl Backend for GuardPages {
         }
     }
 
-    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut Page) -> &'a Page {
+    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut [u8]) -> &'a [u8] {
         if let Err(error) = self.map_alias(at.page, 1) {
             crate::abort::die(format_args!("a page cannot be mapped to compress it: {error}"));
         }
-        let from = self.alias.page(at.page).cast::<Page>();
-        // SAFETY: the page is MOVING on this thread (`copies`) and guarded, so nobody writes it; `room` is another page.
-        unsafe { from.copy_to_nonoverlapping(room, 1) };
+        let (from, unit) = (self.alias.page(at.page), self.unit());
+        assert_eq!(room.len(), unit, "the room of a page has another length than a page");
+        // SAFETY: the page is MOVING on this thread (`copies`) and guarded, so nobody writes it; `room` is other memory of the
+        // same length.
+        unsafe { from.copy_to_nonoverlapping(room.as_mut_ptr(), unit) };
         room
     }
 
@@ -102,12 +102,12 @@ impl Backend for GuardPages {
         self.open(at.page, 1).map(|()| false)
     }
 
-    fn target(&self, page: usize) -> io::Result<Option<*mut Page>> {
+    fn target(&self, page: usize) -> io::Result<Option<*mut u8>> {
         self.map_alias(page, 1)?;
-        Ok(Some(self.alias.page(page).cast()))
+        Ok(Some(self.alias.page(page)))
     }
 
-    fn fill(&self, first: usize, _bytes: &[Page], pages: usize, _protect: bool) -> io::Result<()> {
+    fn fill(&self, first: usize, _bytes: &[u8], pages: usize, _protect: bool) -> io::Result<()> {
         // Mapped twice, the pages would count twice in the resident set of the process.
         // SAFETY: this thread owns the pages (`Backend`); the file keeps what was written through the alias.
         unsafe { self.alias.advise(first, pages, Advice::DontNeed) }?;
@@ -154,5 +154,9 @@ impl Backend for GuardPages {
 
     fn base(&self) -> *mut u8 {
         self.memory.base()
+    }
+
+    fn unit(&self) -> usize {
+        self.memory.unit()
     }
 }

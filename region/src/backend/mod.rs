@@ -3,12 +3,13 @@
 //! A page leaves in two steps. [`Backend::take`] makes it inaccessible, with its content in the limbo, where the evictor
 //! reads it. Later [`Backend::release`] frees the content's memory. In between, a touch gets the page back without
 //! decompression.
+//!
+//! A page of the region is a unit of its store: one page of the system, or up to sixteen.
 
 pub(crate) mod guard_pages;
 pub(crate) mod userfault;
 
 use std::io;
-use zswap_core::Page;
 
 /// How a region gets its pages out of the program's reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +52,7 @@ pub(crate) trait Backend: Send + Sync {
     ///
     /// # Safety
     /// The page is in this slot, and stays there as long as the reference lives.
-    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut Page) -> &'a Page;
+    unsafe fn limbo<'a>(&'a self, at: InLimbo, room: &'a mut [u8]) -> &'a [u8];
 
     /// Whether `limbo` copies the page, so that the page must not come back during the call.
     fn copies(&self) -> bool;
@@ -63,12 +64,12 @@ pub(crate) trait Backend: Send + Sync {
     /// memory, so that there are two pages now.
     fn copy_back(&self, at: InLimbo, protect: bool) -> io::Result<bool>;
 
-    /// Returns where to write the content of the next pages to be filled, before `fill`; `None` if it may be anywhere.
-    fn target(&self, page: usize) -> io::Result<Option<*mut Page>>;
+    /// Returns where to write the content of the next page to be filled, before `fill`; `None` if it may be anywhere.
+    fn target(&self, page: usize) -> io::Result<Option<*mut u8>>;
 
     /// Maps `pages` pages from page `first` on, where nothing is mapped; after an error, none of them is. Their
     /// content is that of `bytes`, or has been written where [`Backend::target`] said.
-    fn fill(&self, first: usize, bytes: &[Page], pages: usize, protect: bool) -> io::Result<()>;
+    fn fill(&self, first: usize, bytes: &[u8], pages: usize, protect: bool) -> io::Result<()>;
 
     /// Frees what [`Backend::target`] took for pages that are not filled after all.
     fn unfill(&self, first: usize, pages: usize);
@@ -97,4 +98,7 @@ pub(crate) trait Backend: Send + Sync {
     fn discard(&self, first: usize, pages: usize) -> io::Result<()>;
 
     fn base(&self) -> *mut u8;
+
+    /// Returns the bytes of a page.
+    fn unit(&self) -> usize;
 }
