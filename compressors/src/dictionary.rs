@@ -12,10 +12,30 @@ use crate::spec::DICT_KEY;
 /// The length of the shortest dictionary, in bytes. The libraries ignore shorter ones.
 const MIN_LEN: usize = 8;
 
+/// Where the bytes of a dictionary are.
+#[derive(Clone)]
+pub(crate) enum Content {
+    Shared(Arc<[u8]>),
+    /// Bytes that were made with fallible allocations: to move them into an `Arc<[u8]>` would take another one,
+    /// which aborts if it fails.
+    #[cfg(feature = "zstd")]
+    Made(Arc<Vec<u8>>),
+}
+
+impl Content {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Content::Shared(bytes) => bytes,
+            #[cfg(feature = "zstd")]
+            Content::Made(bytes) => bytes,
+        }
+    }
+}
+
 /// The bytes of a dictionary. Only those from `start` on are in use.
 #[derive(Clone)]
 pub(crate) struct Dictionary {
-    bytes: Arc<[u8]>,
+    bytes: Content,
     start: usize,
 }
 
@@ -24,20 +44,21 @@ impl Dictionary {
     /// has fewer than 8 bytes.
     pub(crate) fn new(
         codec: &'static str,
-        bytes: Arc<[u8]>,
+        bytes: Content,
         reach: usize,
     ) -> Result<Self, CompressorError> {
-        if bytes.len() < MIN_LEN {
-            return Err(refused(codec, bytes.len(), "at least 8 bytes"));
+        let len = bytes.as_slice().len();
+        if len < MIN_LEN {
+            return Err(refused(codec, len, "at least 8 bytes"));
         }
-        let start = bytes.len().saturating_sub(reach);
+        let start = len.saturating_sub(reach);
         Ok(Dictionary { bytes, start })
     }
 
     /// Returns the bytes in use. They do not move while this value or a clone
     /// of it lives.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes.as_slice()[self.start..]
     }
 
     /// Returns the 64-bit FNV-1a hash of the bytes in use, in hexadecimal.
@@ -67,24 +88,29 @@ pub(crate) fn refused(codec: &'static str, len: usize, allowed: &str) -> Compres
 
 #[cfg(test)]
 mod tests {
-    use super::Dictionary;
+    use super::{Content, Dictionary};
+    use crate::error::CompressorError;
+
+    fn dictionary(bytes: &[u8], reach: usize) -> Result<Dictionary, CompressorError> {
+        Dictionary::new("test", Content::Shared(bytes.into()), reach)
+    }
 
     #[test]
     fn only_the_end_within_reach_counts() {
-        let long = Dictionary::new("test", b"0123456789abcdef".as_slice().into(), 10).unwrap();
-        let short = Dictionary::new("test", b"6789abcdef".as_slice().into(), 10).unwrap();
+        let long = dictionary(b"0123456789abcdef", 10).unwrap();
+        let short = dictionary(b"6789abcdef", 10).unwrap();
         assert_eq!(long.bytes(), b"6789abcdef");
         assert_eq!(long.fingerprint(), short.fingerprint());
-        let other = Dictionary::new("test", b"6789abcdeF".as_slice().into(), 10).unwrap();
+        let other = dictionary(b"6789abcdeF", 10).unwrap();
         assert_ne!(long.fingerprint(), other.fingerprint());
         // The published test vector of the 64-bit FNV-1a hash.
-        let foobar = Dictionary::new("test", b"__foobar".as_slice().into(), 6).unwrap();
+        let foobar = dictionary(b"__foobar", 6).unwrap();
         assert_eq!(foobar.fingerprint(), "85944171f73967e8");
     }
 
     #[test]
     fn dictionaries_too_short_to_use_are_refused() {
-        let error = Dictionary::new("test", b"1234567".as_slice().into(), 10).unwrap_err();
+        let error = dictionary(b"1234567", 10).unwrap_err();
         assert!(error.to_string().contains("dict=<7 bytes> is not allowed: at least 8"), "{error}");
     }
 }

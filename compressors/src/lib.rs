@@ -64,7 +64,8 @@
 //!
 //! The builders of lz4, lz4hc and zstd also take a dictionary. Register compressors with a dictionary, and
 //! those of third parties, in a [`Registry`] under names of their own. [`resolve`](Registry::resolve) returns
-//! the key that builds a compressor again.
+//! the key that builds a compressor again. The module `training` (feature `zstd`) trains dictionaries from samples of
+//! what a program compresses.
 //!
 //! Compressed pages are meant only for the process that made them. They have no header
 //! and no checksum, and are not in the file formats of these libraries.
@@ -95,6 +96,8 @@ mod liblz4;
 #[cfg(feature = "lzo")]
 mod liblzo;
 #[cfg(feature = "zstd")]
+mod libzdict;
+#[cfg(feature = "zstd")]
 mod libzstd;
 #[cfg(feature = "linewords")]
 mod linewords;
@@ -112,6 +115,8 @@ mod registry;
 #[cfg(any(feature = "lz4", feature = "lzo", feature = "zstd"))]
 mod scratch;
 mod spec;
+#[cfg(feature = "zstd")]
+pub mod training;
 #[cfg(feature = "zstd")]
 mod zstd;
 

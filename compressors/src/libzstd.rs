@@ -1,4 +1,5 @@
-//! Safe wrappers around the C library zstd. All `unsafe` code of zstd is here.
+//! Safe wrappers around the C library zstd. All `unsafe` code of the codec zstd is here; that of its trainer of
+//! dictionaries is in `libzdict`.
 //!
 //! An [`Encoder`] lives either in our own memory or in the library's. Our memory
 //! has a fixed size, and an encoder in it neither allocates nor frees. The library's
@@ -18,7 +19,7 @@ use zstd_safe::zstd_sys as sys;
 
 use sys::ZSTD_cParameter as CParameter;
 
-use crate::dictionary::{Dictionary, refused};
+use crate::dictionary::{Content, Dictionary, refused};
 use crate::error::CompressorError;
 use crate::names::ZSTD as NAME;
 use crate::scratch::Scratch;
@@ -53,7 +54,7 @@ impl Failure {
 }
 
 /// Turns the result of a call into a length or a failure.
-fn check(result: usize) -> Result<usize, Failure> {
+pub(crate) fn check(result: usize) -> Result<usize, Failure> {
     // SAFETY: the call only computes from the number.
     if unsafe { sys::ZSTD_isError(result) } == 0 {
         Ok(result)
@@ -80,7 +81,7 @@ unsafe impl Send for Prepared {}
 unsafe impl Sync for Prepared {}
 
 impl Prepared {
-    pub(crate) fn new(bytes: Arc<[u8]>, level: i32) -> Result<Self, CompressorError> {
+    pub(crate) fn new(bytes: Content, level: i32) -> Result<Self, CompressorError> {
         let bytes = Dictionary::new(NAME, bytes, usize::MAX)?;
         let content = bytes.bytes();
         // The library does not report why it failed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::boxed::try_box;
 use crate::compressor::CompressorCtx;
-use crate::dictionary::Dictionary;
+use crate::dictionary::{Content, Dictionary};
 use crate::error::CompressorError;
 use crate::liblz4::{self, DICTIONARY_REACH, Library, Prepared, State};
 use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
@@ -31,7 +31,7 @@ impl<L: Library> Codec<L> {
         let dictionary = match dictionary {
             None => None,
             Some(bytes) => {
-                let bytes = Dictionary::new(L::NAME, bytes, DICTIONARY_REACH)?;
+                let bytes = Dictionary::new(L::NAME, Content::Shared(bytes), DICTIONARY_REACH)?;
                 Some(Arc::new(Prepared::new(bytes, parameter)?))
             }
         };

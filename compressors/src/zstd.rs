@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
+use crate::dictionary::Content;
 use crate::error::CompressorError;
 use crate::libzstd::{Decoder, Encoder, Failure, Prepared};
 use crate::names::ZSTD as NAME;
@@ -77,12 +78,74 @@ impl Zstd {
         ZstdBuilder { level: DEFAULT_LEVEL, page_len: DEFAULT_PAGE, dictionary: None }
     }
 
-    pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
+    /// Builds the compressor of a spec with the name `zstd`, as [`build`](crate::build) does, but returns it with its
+    /// own type.
+    ///
+    /// ```
+    /// use compressors::{Compressor, Zstd};
+    ///
+    /// let codec = Zstd::from_spec(&"zstd:level=6".parse()?)?;
+    /// assert_eq!(codec.spec(), "zstd:level=6");
+    /// assert!(Zstd::from_spec(&"lz4".parse()?).is_err());
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CompressorError::UnknownName`] if the spec has another name; [`CompressorError::BadParameter`] if a parameter
+    /// is unknown or out of range, or names a dictionary, whose bytes a spec does not have.
+    pub fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
+        if spec.name() != NAME {
+            let (name, known) = (spec.name().to_owned(), vec![NAME.to_owned()]);
+            return Err(CompressorError::UnknownName { name, known });
+        }
         spec.refuse_dictionary()?;
         spec.allow_keys(&[LEVEL, PAGE])?;
         let level = spec.int(LEVEL, DEFAULT_LEVEL, levels())?;
         let page_len = spec.int(PAGE, DEFAULT_PAGE, PAGES)?;
         ZstdBuilder { level, page_len, dictionary: None }.build()
+    }
+
+    /// Returns the level that the codec compresses with.
+    pub(crate) fn level(&self) -> i32 {
+        self.level
+    }
+
+    /// Returns a codec with the same parameters and no dictionary.
+    ///
+    /// ```
+    /// use compressors::{Compressor, Zstd};
+    ///
+    /// let primed = Zstd::builder().level(1).dictionary(b"words that many pages have".to_vec()).build()?;
+    /// assert_eq!(primed.without_dictionary().spec(), "zstd:level=1");
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    #[must_use]
+    pub fn without_dictionary(&self) -> Zstd {
+        Zstd { dictionary: None, ..*self }
+    }
+
+    /// Returns a codec with the same parameters and another dictionary, of the form that
+    /// [`ZstdBuilder::dictionary`] describes.
+    ///
+    /// ```
+    /// use compressors::{Compressor, Zstd};
+    ///
+    /// let primed = Zstd::default().with_dictionary(b"words that many pages have".to_vec())?;
+    /// assert!(primed.spec().starts_with("zstd:dict="));
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CompressorError::BadParameter`], as [`ZstdBuilder::build`].
+    pub fn with_dictionary(&self, bytes: Vec<u8>) -> Result<Zstd, CompressorError> {
+        let dictionary = Arc::new(Prepared::new(Content::Made(Arc::new(bytes)), self.level)?);
+        Ok(Zstd { dictionary: Some(dictionary), ..*self })
+    }
+
+    /// Returns the dictionary's bytes; `None` without a dictionary.
+    #[must_use]
+    pub fn dictionary(&self) -> Option<&[u8]> {
+        self.dictionary.as_ref().map(|prepared| prepared.bytes.bytes())
     }
 
     /// Returns the heap bytes of the prepared dictionary, which all contexts
@@ -168,7 +231,7 @@ impl ZstdBuilder {
         let level = if self.level == 0 { DEFAULT_LEVEL } else { self.level };
         let dictionary = match self.dictionary {
             None => None,
-            Some(bytes) => Some(Arc::new(Prepared::new(bytes, level)?)),
+            Some(bytes) => Some(Arc::new(Prepared::new(Content::Shared(bytes), level)?)),
         };
         Ok(Zstd { level, page_len: self.page_len as usize, dictionary })
     }

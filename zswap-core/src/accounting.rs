@@ -85,6 +85,8 @@ impl Zswap {
             + self.tried.memory_bytes()
             + self.areas.memory_bytes()
             + size_of::<Self>();
+        #[cfg(feature = "zstd")]
+        let own = own + self.training.memory_bytes();
         // A user's device may report any number, so the sum must not overflow.
         own.saturating_add(device)
     }
@@ -97,7 +99,7 @@ impl Zswap {
             [figures.metadata_bytes, cached, pool.spare_bytes()]
         });
         // A user's backend or codec may report any number, so the sums must not overflow, here and below.
-        let own = self.table_bytes().saturating_add(self.recipe.codecs.context_bytes());
+        let own = self.table_bytes().saturating_add(self.recipe.codec_bytes());
         pools.flatten().fold(own, usize::saturating_add)
     }
 
@@ -127,7 +129,7 @@ impl Zswap {
             let figures = pool.stats();
             [figures.pool_bytes(), figures.metadata_bytes, pool.spare_bytes()]
         });
-        let own = self.table_bytes().saturating_add(self.recipe.codecs.context_bytes());
+        let own = self.table_bytes().saturating_add(self.recipe.codec_bytes());
         pools.flatten().fold(own, usize::saturating_add)
     }
 
@@ -140,7 +142,7 @@ impl Zswap {
         let device = self.backing.as_ref().map(Segments::figures).unwrap_or_default();
         let mut stats = ZswapStats {
             metadata_bytes: self.table_bytes(),
-            context_bytes: self.recipe.codecs.context_bytes(),
+            context_bytes: self.recipe.codec_bytes(),
             device_pages: device.objects as usize,
             device_segments: device.segments as usize,
             device_live_bytes: device.live_bytes,

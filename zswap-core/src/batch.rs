@@ -403,6 +403,8 @@ impl Zswap {
         if let Some(pattern) = self.pattern_of(self.areas.of(entry), page) {
             return Ok(Some(pattern));
         }
+        #[cfg(feature = "zstd")]
+        self.training.offer(self.areas.of(entry), page);
         // If the compressor does not report its output length, `store` returns the error when the page's turn
         // comes.
         let Ok(room) = pool.codec.output_len() else { return Ok(None) };

@@ -8,6 +8,8 @@ use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::area::Area;
 use crate::departure::{CleanFilter, Departure, Listener};
+#[cfg(feature = "zstd")]
+use crate::dictionary::known::KnownDictionaries;
 use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
@@ -492,6 +494,8 @@ impl ZswapBuilder {
         let recipe = PoolRecipe {
             recipe,
             codecs: KeptCodecs::default(),
+            #[cfg(feature = "zstd")]
+            dictionaries: KnownDictionaries::default(),
             in_fault_handler: self.in_fault_handler,
             unit: self.unit,
         };

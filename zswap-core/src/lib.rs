@@ -64,6 +64,10 @@
 //! compressed pages together and returns the freed memory to the system. [`Zswap::compact_in_background`]
 //! starts a thread that does so when there is enough to free.
 //!
+//! # Dictionaries
+//! A store that compresses with zstd can train a dictionary from its pages, and use it while it pays:
+//! `Zswap::train_dictionaries_in_background` (feature `zstd`).
+//!
 //! # Areas
 //! The pages of one `swap_type` can be an area of their own ([`Zswap::add_area`]): with its own limit, backend and
 //! compressor, writeback policy and figures, for instance for a tenant of a program. A tenant that floods its area
@@ -81,7 +85,7 @@
 //! * A codec, backend or device of your own may fail or panic. The call then returns an error, and the store
 //!   stays usable: no lock stays held, and no page is lost except the one being handled.
 //! * When memory runs out, calls on a built store return errors. Some calls may abort the process instead:
-//!   calls that start a thread, and calls that build a pool. The latter are [`Zswap::set_zpool`],
+//!   calls that start a thread, the thread that trains dictionaries, and calls that build a pool. The last are [`Zswap::set_zpool`],
 //!   [`Zswap::set_compressor`], the functions of these names of [`AreaRef`], [`Zswap::add_area`], and
 //!   [`Zswap::recompress`] with a compressor that is new to an area.
 //! * In a child process after `fork`, calls return errors or report an empty store, and dropping a store does
@@ -97,7 +101,8 @@
 //! | `departure.rs`, `listener.rs` | how pages leave; calls of the listener and the filter of the program |
 //! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), their reference counts (`percpu_ref.rs`), and the codecs that pages on the device keep (`kept_codecs.rs`) |
 //! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` with `outgoing.rs`, `promote.rs` with `promotion.rs`, `clean.rs`; and whose pages go first (`victims.rs`) |
-//! | `background/` | a thread that works on a store (`mod.rs`), and the four kinds of such threads: `shrinker.rs`, `cleaner.rs`, `compactor.rs`, `migrator.rs` |
+//! | `background/` | a thread that works on a store (`mod.rs`), and four kinds of such threads: `shrinker.rs`, `cleaner.rs`, `compactor.rs`, `migrator.rs` |
+//! | `dictionary/` | dictionaries that are trained from the store's pages: samples of them (`sampling.rs`), the dictionaries that pools and segments use (`known.rs`), and the thread that trains (`thread.rs`) by its settings (`policy.rs`) |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; how a store makes room at its limit; the pauses after failures of a device |
 //! | `accounting.rs` | the memory that a store takes |
 //! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; iteration over its entries; batches, which are compressed in parallel; switches to another backend or compressor |
@@ -131,6 +136,8 @@ mod compaction_bound;
 mod counters;
 mod departure;
 mod device_health;
+#[cfg(feature = "zstd")]
+mod dictionary;
 mod entry;
 mod error;
 mod iter;
@@ -161,6 +168,10 @@ pub use background::migrator::{BackgroundMigration, MigrationReport};
 pub use background::shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use builder::ZswapBuilder;
 pub use departure::Departure;
+#[cfg(feature = "zstd")]
+pub use dictionary::policy::{DictionaryError, DictionaryPolicy, DictionaryReport};
+#[cfg(feature = "zstd")]
+pub use dictionary::thread::BackgroundDictionaries;
 pub use entry::{EntryError, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;

@@ -26,8 +26,8 @@ pub struct ZswapStats {
     /// Bytes of bookkeeping: the store's index, patterns, counters and other tables, the tables of the device,
     /// the backends' descriptors and slots, and the bookkeeping of the page providers.
     pub metadata_bytes: usize,
-    /// Bytes of the compression contexts made so far, and of the buffers that pools keep for batches. They do
-    /// not depend on the number of stored pages.
+    /// Bytes of the compression contexts made so far, of trained dictionaries, and of the buffers that pools keep for
+    /// batches. They do not depend on the number of stored pages.
     pub context_bytes: usize,
     /// Stores that failed because the page did not get smaller.
     pub reject_compress_poor: u64,

@@ -30,6 +30,8 @@ use crate::checksum;
 use crate::counters::Counter;
 use crate::departure::{CleanFilter, Departure, Listener};
 use crate::device_health::DeviceHealth;
+#[cfg(feature = "zstd")]
+use crate::dictionary::sampling::Training;
 use crate::entry::index::{Entry, Index};
 use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, StoreError};
@@ -75,6 +77,9 @@ pub struct Zswap {
     pub(crate) listener: Leaked<Option<Contained<Listener>>>,
     pub(crate) clean_filter: Leaked<Option<Contained<CleanFilter>>>,
     pub(crate) turnover: Turnover,
+    /// Boxed, so that a store is small: it is moved while it is built.
+    #[cfg(feature = "zstd")]
+    pub(crate) training: Leaked<Box<Training>>,
     #[cfg(feature = "metrics")]
     pub(crate) metrics: Leaked<Option<StoreMetrics>>,
 }
@@ -115,6 +120,8 @@ impl Zswap {
             listener: Leaked::new(settings.listener),
             clean_filter: Leaked::new(settings.clean_filter),
             turnover: Turnover::default(),
+            #[cfg(feature = "zstd")]
+            training: Leaked::default(),
             #[cfg(feature = "metrics")]
             metrics: Leaked::new(settings.metrics),
         }
@@ -287,6 +294,8 @@ impl Zswap {
         if let Some(pattern) = self.pattern_of(area, page) {
             return Ok(pattern);
         }
+        #[cfg(feature = "zstd")]
+        self.training.offer(area, page);
         let pool = area.pools.current();
         self.prefetch(entry, &pool);
         let mut kept = None;

@@ -83,10 +83,9 @@ impl Zswap {
             return Err(BuildError::Forked);
         }
         loop {
-            let (old_zpool, old_compressor) = {
-                let current = area.pools.current();
-                (current.zpool_name.clone(), current.spec.clone())
-            };
+            // Held until the new pool is built: a trained dictionary is known by its name while its pool is there.
+            let current = area.pools.current();
+            let (old_zpool, old_compressor) = (current.zpool_name.clone(), current.spec.clone());
             let (zpool, compressor) = to(old_zpool.clone(), old_compressor.clone());
             if area.pools.switch_to_living(&zpool, &compressor) {
                 return Ok(());

@@ -324,6 +324,54 @@ fn children_of_a_busy_store_leave_its_file_alone() {
 }
 
 /// A device that forks in its first write. Both processes return from that write.
+/// A thread may hold the sampler's lock, or train, while the child is forked.
+#[test]
+#[cfg(feature = "zstd")]
+fn a_store_that_trains_dictionaries_is_forked() {
+    use zswap_core::{DictionaryError, DictionaryPolicy, DictionaryReport};
+
+    let device = Arc::new(MemorySwapDevice::new(ROOM));
+    let builder = Zswap::builder().compressor("zstd").swap_device(device);
+    let store = Arc::new(builder.build().unwrap());
+    let policy = DictionaryPolicy::default().pauses(Duration::ZERO, Duration::from_millis(1));
+    let mut dictionaries = Some(store.train_dictionaries_in_background(policy).unwrap());
+    let stop = AtomicBool::new(false);
+    let rounds = thread::scope(|scope| {
+        for thread in 1..4 {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || work(store, thread, stop));
+        }
+        let mut failed = Ok(());
+        for round in 0..3000 {
+            let report = dictionaries.as_ref().map(|dictionaries| dictionaries.report());
+            if round >= 30 && report.is_some_and(|report| report.trained > 1) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(3));
+            let (store, dictionaries) = (store.clone(), &mut dictionaries);
+            failed = failed.and(fork(move || {
+                let refused = store.store(at(1), &page(3)).is_err();
+                let again = store.train_dictionaries_in_background(policy);
+                let forked = matches!(again, Err(DictionaryError::Forked));
+                let report = dictionaries.as_ref().map(|dictionaries| dictionaries.report());
+                let empty = report == Some(DictionaryReport::default());
+                let counted = store.memory_bytes() == 0;
+                // Dropping them must do nothing, and end.
+                drop(dictionaries.take());
+                drop(store);
+                [refused, forked, empty, counted]
+                    .iter()
+                    .position(|held| !held)
+                    .map(|n| n as u32 + 1)
+            }));
+        }
+        stop.store(true, SeqCst);
+        failed
+    });
+    rounds.unwrap();
+    assert!(dictionaries.unwrap().stop().trained > 1);
+}
+
 #[derive(Debug, Default)]
 struct Forks(std::sync::Mutex<Option<i32>>);
 

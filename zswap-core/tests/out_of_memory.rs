@@ -26,8 +26,9 @@ use compressors::{AcompEngine, CompressorError};
 use zpool_api::ZpoolError;
 use zswap_core::device::{DeviceError, MemorySwapDevice};
 use zswap_core::{
-    AreaSettings, BatchError, CompactorPolicy, LimitReason, LoadError, MigrateError, PAGE_SIZE,
-    Page, Recompress, ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
+    AreaSettings, BatchError, CompactorPolicy, DictionaryPolicy, LimitReason, LoadError,
+    MigrateError, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, StoreError, WritebackError, Zswap,
+    ZswapBuilder,
 };
 
 /// Says which allocations of a thread are refused. `Only(n)` refuses the `n`th, counted from 1; `From(n)` the
@@ -539,6 +540,10 @@ const ENDS_THE_PROCESS: &[Named] = &[
     ("`Zswap::migrate_pools_in_background`", |rig| {
         drop(rig.store.migrate_pools_in_background(1, Duration::ZERO));
     }),
+    (
+        "`Zswap::train_dictionaries_in_background`, and its thread when it builds a pool for a dictionary",
+        |rig| drop(rig.store.train_dictionaries_in_background(DictionaryPolicy::default())),
+    ),
 ];
 
 #[test]

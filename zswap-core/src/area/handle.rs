@@ -70,7 +70,8 @@ impl Zswap {
         };
         let limits = self.limits.part(max_pool_bytes);
         let zpool = zpool.unwrap_or(shared_zpool);
-        let pool = self.recipe.pool(&zpool, &compressor.unwrap_or(shared_spec), &limits)?;
+        let compressor = compressor.unwrap_or_else(|| self.recipe.without_dictionary(shared_spec));
+        let pool = self.recipe.pool(&zpool, &compressor, &limits)?;
         pool.codec.prepare().map_err(BuildError::of_context)?;
         let (figures, one) = (pool.stats(), pool.most_of_object());
         let promotion = settings.promotion.unwrap_or(self.areas.shared().promotion);
