@@ -1,7 +1,7 @@
 //! A store of `zswap-core` as a contestant.
 
 use zpool_api::ZpoolError;
-use zswap_core::{EntryError, LoadError, StoreError, SwapEntry, Zswap};
+use zswap_core::{EntryError, LoadError, PAGE_SIZE, StoreError, SwapEntry, Zswap};
 
 use crate::aligned::Page;
 use crate::contestant::{Contestant, Memory, PoolUse, Worker};
@@ -24,7 +24,8 @@ pub enum StoreFault {
     Compact(#[from] ZpoolError),
 }
 
-/// A store as a contestant: page `n` is kept under the entry with offset `n`. The unit of its turn is 1 page.
+/// A store as a contestant: the unit that begins with page `n` is kept under the entry with offset `n`. The unit of its
+/// turn ([`Plan::unit`](crate::Plan::unit)) is as many pages as the store's unit has.
 /// `E` is the caller's error.
 ///
 /// ```
@@ -89,10 +90,11 @@ impl<E: From<StoreFault>> Contestant<E> for Store<E> {
 
     fn memory(&self) -> Result<Memory, E> {
         let stats = self.store.stats();
+        let per_unit = self.store.unit() / PAGE_SIZE;
         let pool = PoolUse {
-            pages: stats.stored_pages,
-            same_filled: stats.same_filled_pages,
-            incompressible: stats.stored_incompressible_pages,
+            pages: stats.stored_pages * per_unit,
+            same_filled: stats.same_filled_pages * per_unit,
+            incompressible: stats.stored_incompressible_pages * per_unit,
             pool_bytes: stats.pool_total_size,
             context_bytes: stats.context_bytes,
         };
@@ -116,18 +118,18 @@ impl<E: From<StoreFault>> Worker<E> for Hand<'_> {
     /// first pool page.
     fn warm(&mut self, first: usize, pages: &[Page]) -> Result<(), E> {
         // A store that refuses this page will refuse it again when it is measured.
-        if self.0.store(entry(first)?, &pages[0]).is_ok() {
+        if self.0.store_unit(entry(first)?, pages.as_flattened()).is_ok() {
             self.0.invalidate(entry(first)?);
         }
         Ok(())
     }
 
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E> {
-        Ok(self.0.store(entry(first)?, &pages[0]).map_err(StoreFault::from)?)
+        Ok(self.0.store_unit(entry(first)?, pages.as_flattened()).map_err(StoreFault::from)?)
     }
 
     fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool, E> {
-        match self.0.load(entry(first)?, &mut into[0]) {
+        match self.0.load_unit(entry(first)?, into.as_flattened_mut()) {
             Ok(()) => Ok(true),
             Err(LoadError::NotFound { .. }) => Ok(false),
             Err(error) => Err(StoreFault::from(error).into()),

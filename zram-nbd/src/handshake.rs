@@ -136,7 +136,7 @@ fn tell<S: Write>(
 ) -> Result<(), SessionError> {
     let about = Message::default().u16(INFO_EXPORT).u64(export.disk.disksize()).u16(flags(agreed));
     reply(stream, option, REP_INFO, &about.0)?;
-    let page = zram::PAGE_SIZE as u32;
+    let page = export.disk.unit() as u32;
     let sizes = Message::default().u16(INFO_BLOCK_SIZE).u32(1).u32(page).u32(MOST_BYTES);
     reply(stream, option, REP_INFO, &sizes.0)?;
     reply(stream, option, REP_ACK, &[])

@@ -11,16 +11,17 @@ use compressors::Registry as CompressorRegistry;
 use zpage::device::SwapDevice;
 use zpage::same_filled::Patterns;
 use zpage::segments::Segments;
-use zpage::{Codec, PAGE_SIZE, Recipe, RecipeError, builtin};
+use zpage::{Codec, PAGE_SIZE, Recipe, RecipeError, builtin, check_unit};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 use zpool_base::contained::{Contained, Panicked, contain};
 
 use crate::Zram;
 use crate::counts::Counts;
 use crate::error::BuildError;
+use crate::recent::RecentPages;
 use crate::table::Table;
 
-/// The largest disk: 2^40 pages, 4 PiB.
+/// The largest disk: 4 PiB.
 const MOST_BYTES: u64 = (1 << 40) * PAGE_SIZE as u64;
 
 /// The most algorithms of a disk: one for writes, the others for recompression.
@@ -41,6 +42,7 @@ const MOST: usize = 4;
 #[must_use = "a builder builds nothing until build() is called"]
 pub struct ZramBuilder {
     disksize: u64,
+    unit: usize,
     zpool: String,
     /// `None`: the default of the registry.
     algorithm: Option<String>,
@@ -57,6 +59,7 @@ impl ZramBuilder {
     pub(crate) fn new() -> Self {
         ZramBuilder {
             disksize: 0,
+            unit: PAGE_SIZE,
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
             algorithm: None,
             recompression: Vec::new(),
@@ -73,6 +76,22 @@ impl ZramBuilder {
     /// of a byte per page. The first write to any of 512 neighbouring pages allocates 8 bytes for each of them.
     pub fn disksize(mut self, bytes: u64) -> Self {
         self.disksize = bytes;
+        self
+    }
+
+    /// Sets the length in bytes of the disk's pages, which are compressed one by one: 4096 (the default), 8192, 16384,
+    /// 32768 or 65536. Longer pages compress better. A write of a part of a page compresses all of it; a read of a part
+    /// decompresses all of it, and keeps up to 16 such pages for the next reads ([`Zram::metadata_bytes`] counts them). If
+    /// the disk's size is no multiple of this, the last page ends with the disk.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).unit(32 << 10).build()?;
+    /// disk.write(5000, b"hello")?;
+    /// assert_eq!(disk.mm_stat().orig_data_size, 32 << 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unit(mut self, bytes: usize) -> Self {
+        self.unit = bytes;
         self
     }
 
@@ -115,6 +134,16 @@ impl ZramBuilder {
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
     {
         self.recipe.set_pages(make);
+        self
+    }
+
+    /// Sets the constructor of the pool's page provider, for any unit: it is called with the wanted page size in bytes.
+    /// zbud and z3fold need pages as large as the disk's unit, which [`ZramBuilder::pages`] cannot know.
+    pub fn pages_of<F>(mut self, make: F) -> Self
+    where
+        F: Fn(usize) -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
+    {
+        self.recipe.set_pages_of(make);
         self
     }
 
@@ -184,7 +213,7 @@ impl ZramBuilder {
     /// ```
     ///
     /// # Errors
-    /// * [`BuildError::DiskSize`] if the size is missing or not allowed.
+    /// * [`BuildError::DiskSize`] if the size is missing or not allowed; [`BuildError::Unit`] if the unit is none.
     /// * [`BuildError::TooManyAlgorithms`] if there are more than three algorithms for recompression.
     /// * [`BuildError::Compressor`] or [`BuildError::Zpool`] if a name is not known (the error lists the known
     ///   ones), a compressor's spec is malformed, or a constructor fails.
@@ -198,28 +227,37 @@ impl ZramBuilder {
         if bytes == 0 || bytes % PAGE_SIZE as u64 != 0 || bytes > MOST_BYTES {
             return Err(BuildError::DiskSize { bytes, most: MOST_BYTES });
         }
+        let unit = check_unit(self.unit)?;
+        let mut recipe = self.recipe;
+        recipe.set_unit(unit)?;
         if self.recompression.len() >= MOST {
             let asked = self.recompression.len() + 1;
             return Err(BuildError::TooManyAlgorithms { asked, most: MOST - 1 });
         }
-        let default = self.recipe.default_compressor();
+        let default = recipe.default_compressor();
         let algorithm = self.algorithm.unwrap_or_else(|| default.to_owned());
         let specs = [algorithm].into_iter().chain(self.recompression);
         let algorithms: Result<Box<[_]>, RecipeError> = specs
-            .map(|spec| Ok(Arc::new(Codec::new(self.recipe.compressor(&spec)?.compressor))))
+            .map(|spec| {
+                Ok(Arc::new(Codec::new(recipe.compressor(&spec)?.compressor).for_unit(unit)))
+            })
             .collect();
         let algorithms = algorithms.map_err(BuildError::of_recipe)?;
-        let zpool = self.recipe.zpool(&self.zpool, None).map_err(BuildError::of_recipe)?;
+        let zpool = recipe.zpool(&self.zpool, None).map_err(BuildError::of_recipe)?;
         let (tag, pool_page) = contain(|| (zpool.tag(), zpool.stats().page_size))
             .map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
-        let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
+        let table = Table::new(bytes.div_ceil(unit as u64), self.access_times)
             .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
-        let attach: fn(_) -> _ = Segments::attach;
+        let attach: fn(_, _) -> _ = Segments::attach_for;
         #[cfg(feature = "encrypt")]
-        let attach = if self.encrypt { Segments::attach_encrypted } else { attach };
-        let backing = self.device.as_deref().cloned().map(attach).transpose()?;
+        let attach = if self.encrypt { Segments::attach_encrypted_for } else { attach };
+        let device = self.device.as_deref().cloned();
+        let backing = device.map(|device| attach(device, unit)).transpose()?;
         Ok(Zram {
             table,
+            disksize: bytes,
+            unit,
+            recent: RecentPages::new(unit),
             tag,
             pool_page,
             zpool,

@@ -1,8 +1,8 @@
 //! Errors of a disk.
 
 use compressors::CompressorError;
-use zpage::RecipeError;
 use zpage::device::{AttachError, DeviceError};
+use zpage::{RecipeError, UnitError};
 use zpool_api::{PageError, ZpoolError};
 
 /// Errors of a disk's calls. After an error, the page that failed is unchanged. If the call is for several pages,
@@ -33,6 +33,14 @@ pub enum ZramError {
     /// There is no memory for the table of slots.
     #[error("no memory for the slot of page {index} ({bytes} bytes asked); free memory and retry")]
     Table {
+        /// The page.
+        index: u64,
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// There is no memory to decompress a page of more than 4096 bytes.
+    #[error("no memory for page {index} ({bytes} bytes asked); free memory and retry")]
+    Buffer {
         /// The page.
         index: u64,
         /// Bytes that the system allocator refused.
@@ -96,6 +104,9 @@ pub enum ZramError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The unit is none.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The size is zero, not a multiple of 4096, or too large.
     #[error(
         "disksize of {bytes} bytes is not allowed; give a multiple of 4096, from 4096 to {most}"

@@ -11,7 +11,6 @@
 //! If no segment is free, the writer cleans the device's segments. It holds no slot's lock then, and cleaning takes
 //! one at a time, so it may wait for a thread that sleeps in a codec, the backend or a read of the device.
 
-use zpage::PAGE_SIZE;
 use zpage::device::DeviceError;
 use zpage::segments::{Address, Draft, Entries, Segments};
 use zpool_api::{ObjRead, ZpoolError};
@@ -94,9 +93,9 @@ impl<'z> Writer<'z> {
         // A faulty backend may return other bytes than it was given.
         let faulty = match bytes.len() {
             0 => Some(ZpoolError::EmptyObject),
-            1..=PAGE_SIZE => None,
+            len if len <= self.disk.unit => None,
             size => {
-                let (max, backend) = (PAGE_SIZE, self.disk.zpool.name());
+                let (max, backend) = (self.disk.unit, self.disk.zpool.name());
                 Some(ZpoolError::ObjectTooLarge { size, max, backend })
             }
         };

@@ -17,24 +17,34 @@ use std::sync::Arc;
 use zpage::device::DeviceError;
 use zpage::same_filled::{Patterns, fill, pattern};
 use zpage::segments::{Address, LoadFault, Pinned, Segments};
-use zpage::{BuiltZpool, Codec, CodecFault, PAGE_SIZE, Page};
+use zpage::{BuiltZpool, Codec, CodecFault};
 use zpool_api::{Handle, PoolTag};
 use zpool_base::contained::contain;
 
 use crate::counts::Counts;
 use crate::error::ZramError;
+use crate::page_buffer::PageBuffer;
+use crate::recent::RecentPages;
 use crate::table::{SlotGuard, Table};
 use crate::word::{Content, Word};
 
-/// A page that compresses to at least this many bytes is stored uncompressed. Every backend gives an object
-/// of this size a whole page, so compressing it saves nothing.
-pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
+/// Returns from how many bytes on a compressed page of `unit` bytes is stored uncompressed. Every backend gives an
+/// object of this size a whole page, so compressing it saves nothing; of a larger unit it saves little.
+pub(crate) const fn huge_from(unit: usize) -> usize {
+    unit - unit / 16
+}
 
 /// A compressed block device. The crate's front page has an example.
 ///
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread.
 pub struct Zram {
     pub(crate) table: Table,
+    /// Bytes of the disk.
+    pub(crate) disksize: u64,
+    /// Bytes of a page.
+    pub(crate) unit: usize,
+    /// Pages that were read in part lately.
+    pub(crate) recent: RecentPages,
     pub(crate) zpool: BuiltZpool,
     pub(crate) tag: PoolTag,
     pub(crate) pool_page: usize,
@@ -47,11 +57,16 @@ pub struct Zram {
 impl Zram {
     /// Returns the size of the disk in bytes.
     pub fn disksize(&self) -> u64 {
-        self.table.slots() * PAGE_SIZE as u64
+        self.disksize
+    }
+
+    /// Returns the bytes of a page of the disk ([`ZramBuilder::unit`](crate::ZramBuilder::unit)).
+    pub fn unit(&self) -> usize {
+        self.unit
     }
 
     /// Writes a whole page. `index` is the page's number. The page must be on the disk.
-    pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
+    pub(crate) fn write_page(&self, index: u64, page: &[u8]) -> Result<(), ZramError> {
         // The old object is freed later. While the page is compressed, the CPU loads the memory that `free` will
         // read.
         if let Some(Content::Object { bits, .. }) = self.table.peek(index).map(Word::content) {
@@ -78,15 +93,17 @@ impl Zram {
 
     /// Replaces the word of a locked slot, unlocks the slot, and frees the old content.
     pub(crate) fn exchange(&self, mut slot: SlotGuard<'_>, new: Word) {
+        let index = slot.index();
         let old = slot.replace(new);
         // Counted under the lock: the next replacement must not subtract this word before it is added.
         self.counts.replaced(old, new);
         drop(slot);
+        self.recent.forget(index);
         self.discard_word(old);
     }
 
     /// Reads a whole page.
-    pub(crate) fn read_page(&self, index: u64, page: &mut Page) -> Result<(), ZramError> {
+    pub(crate) fn read_page(&self, index: u64, page: &mut [u8]) -> Result<(), ZramError> {
         let Some(mut slot) = self.table.lock(index) else {
             page.fill(0);
             return Ok(());
@@ -95,17 +112,38 @@ impl Zram {
         self.read_slot(index, slot, page)
     }
 
+    /// Reads a part of a page, from the byte `start` of the page on. The decompressed page is kept for the next parts,
+    /// unless pages have 4096 bytes: those are faster decompressed again than looked up.
+    pub(crate) fn read_part(
+        &self,
+        index: u64,
+        start: usize,
+        to: &mut [u8],
+    ) -> Result<(), ZramError> {
+        if self.recent.is_for(self.unit) {
+            return self
+                .recent
+                .read(index, self.unit, start, to, |page| self.read_page(index, page));
+        }
+        let mut buffer = PageBuffer::new(index, self.unit)?;
+        let page = buffer.bytes();
+        self.read_page(index, page)?;
+        to.copy_from_slice(&page[start..start + to.len()]);
+        Ok(())
+    }
+
     /// Reads a page, changes it and writes it again. Its slot stays locked throughout.
     pub(crate) fn change_page(
         &self,
         index: u64,
-        change: impl FnOnce(&mut Page),
+        change: impl FnOnce(&mut [u8]),
     ) -> Result<(), ZramError> {
+        let mut buffer = PageBuffer::new(index, self.unit)?;
+        let page = buffer.bytes();
         let mut slot = self.lock_to_fill(index)?;
-        let mut page = [0; PAGE_SIZE];
-        self.read_locked(index, &slot, &mut page)?;
-        change(&mut page);
-        let content = self.content_of(index, &page)?;
+        self.read_locked(index, &slot, page)?;
+        change(page);
+        let content = self.content_of(index, page)?;
         slot.touch();
         self.exchange(slot, Word::new(content));
         Ok(())
@@ -119,14 +157,14 @@ impl Zram {
     }
 
     /// Stores a page as a pattern or as a new object, and returns the content for its slot. Changes no slot.
-    pub(crate) fn content_of(&self, index: u64, page: &Page) -> Result<Content, ZramError> {
+    pub(crate) fn content_of(&self, index: u64, page: &[u8]) -> Result<Content, ZramError> {
         if let Some(packed) = pattern(page).and_then(|pattern| self.patterns.pack(pattern)) {
             return Ok(Content::Same(packed));
         }
         // The builder gives a disk at least one algorithm.
         let stored = self.algorithms[0].compress(page, |bytes| {
-            let huge = bytes.len() >= HUGE_FROM;
-            let bytes = if huge { &page[..] } else { bytes };
+            let huge = bytes.len() >= huge_from(self.unit);
+            let bytes = if huge { page } else { bytes };
             self.zpool.malloc_from(bytes).map(|handle| (handle, huge))
         });
         let (handle, huge) = stored
@@ -158,7 +196,7 @@ impl Zram {
 
     /// Reads the page of a locked slot. Unlocks the slot as soon as the object that it names is pinned, or the pattern
     /// is read: `page` is the caller's memory, and is not touched under the lock.
-    fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
+    fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut [u8]) -> Result<(), ZramError> {
         match slot.word().content() {
             Content::Object { bits, priority, huge } => {
                 let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
@@ -190,7 +228,7 @@ impl Zram {
         &self,
         index: u64,
         slot: &SlotGuard<'_>,
-        page: &mut Page,
+        page: &mut [u8],
     ) -> Result<(), ZramError> {
         match slot.word().content() {
             Content::Empty => page.fill(0),
@@ -212,7 +250,7 @@ impl Zram {
     }
 
     /// Reads the page of an object on the device.
-    fn load(&self, index: u64, object: &Pinned<'_>, page: &mut Page) -> Result<(), ZramError> {
+    fn load(&self, index: u64, object: &Pinned<'_>, page: &mut [u8]) -> Result<(), ZramError> {
         let loaded = object.load(index, page);
         if !matches!(loaded, Err(LoadFault::Device(_))) {
             self.counts.device_reads.add(1);
@@ -230,9 +268,9 @@ impl Zram {
         object: &[u8],
         priority: usize,
         huge: bool,
-        page: &mut Page,
+        page: &mut [u8],
     ) -> Result<(), ZramError> {
-        if huge && object.len() == PAGE_SIZE {
+        if huge && object.len() == self.unit {
             page.copy_from_slice(object);
             return Ok(());
         }

@@ -3,12 +3,9 @@
 
 use core::ops::Range;
 
-use zpage::{PAGE_SIZE, Page};
-
 use crate::Zram;
 use crate::error::ZramError;
-
-const SIZE: u64 = PAGE_SIZE as u64;
+use crate::page_buffer::PageBuffer;
 
 /// The part of a range that lies on one page.
 struct Part {
@@ -17,25 +14,29 @@ struct Part {
     on_page: Range<usize>,
     /// Where the part is in the range, and so in the caller's buffer.
     of_range: Range<usize>,
+    /// Bytes of the page that are on the disk: less than a page if the disk ends within it.
+    on_disk: usize,
 }
 
 impl Part {
+    /// Returns whether the part is all of the page that is on the disk.
     fn is_whole(&self) -> bool {
-        self.on_page.len() == PAGE_SIZE
+        self.on_page.len() == self.on_disk
     }
 }
 
-/// Splits a range into its parts, page by page.
-fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
-    let end = offset + len;
-    let pages = offset / SIZE..end.div_ceil(SIZE);
+/// Splits a range of a disk into its parts, page by page.
+fn parts(unit: usize, disksize: u64, offset: u64, len: u64) -> impl Iterator<Item = Part> {
+    let (size, end) = (unit as u64, offset + len);
+    let pages = offset / size..end.div_ceil(size);
     pages.filter(move |_| len > 0).map(move |index| {
-        let (first, last) = (index * SIZE, (index + 1) * SIZE);
+        let (first, last) = (index * size, (index + 1) * size);
         let (from, to) = (offset.max(first), end.min(last));
         Part {
             index,
             on_page: (from - first) as usize..(to - first) as usize,
             of_range: (from - offset) as usize..(to - offset) as usize,
+            on_disk: (disksize.min(last) - first) as usize,
         }
     })
 }
@@ -63,15 +64,12 @@ impl Zram {
     /// recompresses the page.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ZramError> {
         let done = self.check(offset, bytes.len() as u64).and_then(|()| {
-            for part in parts(offset, bytes.len() as u64) {
+            for part in self.parts(offset, bytes.len() as u64) {
                 let to = &mut bytes[part.of_range.clone()];
-                match <&mut Page>::try_from(&mut *to) {
-                    Ok(page) => self.read_page(part.index, page)?,
-                    Err(_) => {
-                        let mut page = [0; PAGE_SIZE];
-                        self.read_page(part.index, &mut page)?;
-                        to.copy_from_slice(&page[part.on_page]);
-                    }
+                if to.len() == self.unit {
+                    self.read_page(part.index, to)?;
+                } else {
+                    self.read_part(part.index, part.on_page.start, to)?;
                 }
             }
             Ok(())
@@ -105,19 +103,17 @@ impl Zram {
     /// Sleeps as [`Zram::read`] does, and in the backend.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ZramError> {
         self.check(offset, bytes.len() as u64)?;
-        self.counted(parts(offset, bytes.len() as u64), |part| {
+        self.counted(self.parts(offset, bytes.len() as u64), |part| {
             let from = &bytes[part.of_range];
-            match <&Page>::try_from(from) {
-                Ok(page) => self.write_page(part.index, page),
-                Err(_) => {
-                    // The caller's memory is read before the slot is locked: the read may cause a fault, which a
-                    // handler of the program takes long for.
-                    let mut copy = [0; PAGE_SIZE];
-                    let copy = &mut copy[..from.len()];
-                    copy.copy_from_slice(from);
-                    self.change_page(part.index, |page| page[part.on_page].copy_from_slice(copy))
-                }
+            if from.len() == self.unit {
+                return self.write_page(part.index, from);
             }
+            // The caller's memory is read before the slot is locked: the read may cause a fault, which a handler of
+            // the program takes long for.
+            let mut copy = PageBuffer::new(part.index, self.unit)?;
+            let copy = &mut copy.bytes()[..from.len()];
+            copy.copy_from_slice(from);
+            self.change_page(part.index, |page| page[part.on_page].copy_from_slice(copy))
         })
     }
 
@@ -140,7 +136,7 @@ impl Zram {
     /// Sleeps as [`Zram::write`] does.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
-        self.counted(parts(offset, len), |part| {
+        self.counted(self.parts(offset, len), |part| {
             if part.is_whole() {
                 self.discard_page(part.index);
                 return Ok(());
@@ -169,7 +165,7 @@ impl Zram {
     /// and in the device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
-        for part in parts(offset, len).filter(Part::is_whole) {
+        for part in self.parts(offset, len).filter(Part::is_whole) {
             self.discard_page(part.index);
             self.counts.notify_free.add(1);
         }
@@ -193,6 +189,10 @@ impl Zram {
             self.discard_page(index);
         }
         self.counts.reset(&self.device_figures());
+    }
+
+    fn parts(&self, offset: u64, len: u64) -> impl Iterator<Item = Part> + use<> {
+        parts(self.unit, self.disksize(), offset, len)
     }
 
     /// Calls `each` for each part. Stops at the first error, counts it and returns it.
@@ -228,18 +228,22 @@ mod tests {
 
     #[test]
     fn a_range_is_the_sum_of_its_parts() {
-        for offset in [0, 1, 4095, 4096, 5000, 8191] {
-            for len in [0u64, 1, 2, 4095, 4096, 4097, 8192, 20_000] {
-                let (mut at, mut used) = (offset, 0);
-                for part in parts(offset, len) {
-                    assert_eq!(part.index * SIZE + part.on_page.start as u64, at);
-                    assert_eq!(part.of_range.start as u64, used);
-                    assert_eq!(part.on_page.len(), part.of_range.len());
-                    assert!(!part.on_page.is_empty() && part.on_page.end <= PAGE_SIZE);
-                    at += part.on_page.len() as u64;
-                    used += part.on_page.len() as u64;
+        for unit in [4096, 65_536] {
+            for offset in [0, 1, 4095, 4096, 5000, 8191] {
+                for len in [0u64, 1, 2, 4095, 4096, 4097, 8192, 20_000, 140_000] {
+                    let (mut at, mut used, disksize) = (offset, 0, 151_552);
+                    for part in parts(unit, disksize, offset, len) {
+                        assert_eq!(part.index * unit as u64 + part.on_page.start as u64, at);
+                        assert_eq!(part.of_range.start as u64, used);
+                        assert_eq!(part.on_page.len(), part.of_range.len());
+                        assert!(!part.on_page.is_empty() && part.on_page.end <= part.on_disk);
+                        let end = (part.index + 1) * unit as u64;
+                        assert_eq!(part.on_disk < unit, end > disksize);
+                        at += part.on_page.len() as u64;
+                        used += part.on_page.len() as u64;
+                    }
+                    assert_eq!((at, used), (offset + len, len));
                 }
-                assert_eq!((at, used), (offset + len, len));
             }
         }
     }

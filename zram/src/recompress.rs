@@ -4,12 +4,12 @@
 //! result is not smaller, it is not stored, and the slot records the priority that was tried. If that was the
 //! highest priority, the page is marked incompressible.
 
-use zpage::PAGE_SIZE;
 use zpool_api::Handle;
 
 use crate::Zram;
 use crate::error::ZramError;
-use crate::page::{HUGE_FROM, fault_at};
+use crate::page::{fault_at, huge_from};
+use crate::page_buffer::PageBuffer;
 use crate::word::{Content, Word};
 
 /// Tells [`Zram::recompress`] which pages to compress again, with which algorithm, and how many at most.
@@ -156,6 +156,7 @@ impl Zram {
         priority: usize,
         what: &Recompress,
     ) -> Result<Option<usize>, ZramError> {
+        let mut buffer = PageBuffer::new(index, self.unit)?;
         let Some(mut slot) = self.table.lock(index) else { return Ok(None) };
         let word = slot.word();
         let Content::Object { bits, priority: now, huge } = word.content() else { return Ok(None) };
@@ -166,18 +167,18 @@ impl Zram {
         if left_out {
             return Ok(None);
         }
-        let mut page = [0; PAGE_SIZE];
+        let page = buffer.bytes();
         let old_len = {
             let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
             let object = object.map_err(|source| ZramError::Pool { index, source })?;
             if object.len() < what.threshold {
                 return Ok(None);
             }
-            self.restore(index, &object, now, huge, &mut page)?;
+            self.restore(index, &object, now, huge, page)?;
             object.len()
         };
-        let put = self.algorithms[priority].compress(&page, |bytes| {
-            let smaller = bytes.len() < old_len.min(HUGE_FROM);
+        let put = self.algorithms[priority].compress(page, |bytes| {
+            let smaller = bytes.len() < old_len.min(huge_from(self.unit));
             smaller.then(|| (bytes.len(), self.zpool.malloc_from(bytes)))
         });
         let Some((len, handle)) = put.map_err(|fault| fault_at(index, fault))? else {

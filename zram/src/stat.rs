@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use zpage::PAGE_SIZE;
 use zpage::segments::{Figures, Segments};
 use zpool_api::ZpoolError;
 
@@ -153,7 +152,7 @@ impl Zram {
         let pool = self.zpool.stats();
         let counts = &self.counts;
         MmStat {
-            orig_data_size: counts.stored.get().saturating_mul(PAGE_SIZE as u64),
+            orig_data_size: counts.stored.get().saturating_mul(self.unit as u64),
             compr_data_size: pool.object_bytes as u64,
             mem_used_total: pool.pool_bytes() as u64,
             mem_limit: counts.mem_limit() as u64,
@@ -235,7 +234,8 @@ impl Zram {
     pub fn metadata_bytes(&self) -> usize {
         let device = self.backing.as_ref().map_or(0, Segments::memory_bytes);
         let backend = self.zpool.stats().metadata_bytes;
-        [self.table.memory_bytes(), self.patterns.memory_bytes(), device, backend]
+        let recent = self.recent.memory_bytes();
+        [self.table.memory_bytes(), self.patterns.memory_bytes(), device, backend, recent]
             .into_iter()
             .fold(0, usize::saturating_add)
     }

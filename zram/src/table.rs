@@ -113,7 +113,7 @@ impl Table {
     fn lock_in<'a>(&'a self, chunk: &'a Chunk, index: u64) -> Option<SlotGuard<'a>> {
         let at = (index % CHUNK) as usize;
         let guard = lock_word(chunk.words.get(at)?, &self.waiters);
-        Some(SlotGuard { guard, accessed: chunk.accessed.get(at), made: self.made })
+        Some(SlotGuard { guard, index, accessed: chunk.accessed.get(at), made: self.made })
     }
 
     /// Returns the numbers of the slots of all allocated chunks, in order.
@@ -135,11 +135,17 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct SlotGuard<'a> {
     guard: WordGuard<'a>,
+    index: u64,
     accessed: Option<&'a AtomicU32>,
     made: Instant,
 }
 
 impl SlotGuard<'_> {
+    /// Returns the number of the slot's page.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
     pub(crate) fn word(&self) -> Word {
         Word::from_raw(self.guard.word())
     }

@@ -38,6 +38,10 @@ pub(crate) struct Nbd {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) size: u64,
 
+    /// Bytes that are compressed at a time: 4K, 8K, 16K, 32K or 64K. More is denser, and slower for small requests
+    #[arg(long, value_name = "SIZE", value_parser = unit, default_value = "4K")]
+    pub(crate) unit: usize,
+
     /// Zpool that holds the pages
     #[arg(long, value_name = "NAME", default_value = "zsmalloc")]
     pub(crate) zpool: String,
@@ -93,6 +97,12 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "give less than 2^64 bytes".to_owned())
 }
 
+/// Parses a unit: `4K` to `64K`.
+fn unit(text: &str) -> std::result::Result<usize, String> {
+    let bytes = usize::try_from(size(text)?).unwrap_or(usize::MAX);
+    zswap_core::check_unit(bytes).map_err(|error| error.to_string())
+}
+
 /// Store pages in every zpool with every compressor, read them back, and compare.
 ///
 /// In every round and for each pair, all pages are stored, stored again in random order, loaded in
@@ -134,6 +144,12 @@ pub(crate) struct Compare {
     /// key=value belongs to the compressor before it. Default: all that are built in, except null, which copies
     #[arg(long, value_name = "LIST")]
     pub(crate) compressor: Vec<String>,
+
+    /// Bytes that are compressed at a time, comma-separated: 4K,8K,16K,32K,64K. Each pair is measured with each. Pages at
+    /// the end of the set that fill no unit of the largest are left out. Bare codecs are timed for 4K alone
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = unit, default_value = "4K",
+          conflicts_with_all = ["switch", "backing"])]
+    pub(crate) unit: Vec<usize>,
 
     /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 9)]

@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::report::{self, Heading};
 use crate::trial::{self, Backing, Outcome, Place};
 use crate::verdict::Verdict;
+use zswap_core::PAGE_SIZE;
 
 /// The most threads that a run may have: more than anyone needs, and few enough for any system.
 const MOST_THREADS: usize = 1024;
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &Compare, services: &[Service]) -> Result<bool> {
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;
     let (set, sampled) = page_set(args)?;
+    let set = whole_units(set, args);
     let mut place = place(args, services, set.pages().len())?;
     let mut lanes = Lanes::new(args.threads, set.pages().len())?;
 
@@ -183,6 +185,17 @@ fn finish(
     Ok(figures.iter().all(Figures::verified))
 }
 
+/// Leaves out pages at the end of the set that fill no unit of the largest that was asked for.
+fn whole_units(set: PageSet, args: &Compare) -> PageSet {
+    let largest = args.unit.iter().max().map_or(1, |unit| unit / PAGE_SIZE);
+    let pages = set.pages().len() / largest * largest;
+    if pages == set.pages().len() || pages == 0 {
+        return set;
+    }
+    let origin = format!("{}, its first {pages} pages", set.origin());
+    PageSet::new(set.pages()[..pages].iter().copied().collect(), origin)
+}
+
 /// Makes all requested pairs and checks each name, before any page is read.
 fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     let or_all = |asked: Vec<String>, all: Vec<String>| if asked.is_empty() { all } else { asked };
@@ -194,7 +207,9 @@ fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     let mut pairs = Vec::with_capacity(zpools.len() * compressors.len());
     for zpool in &zpools {
         for compressor in &compressors {
-            pairs.push(Pair::new(stock, zpool, compressor)?);
+            for unit in &args.unit {
+                pairs.push(Pair::new(stock, zpool, compressor, *unit)?);
+            }
         }
     }
     Ok(pairs)

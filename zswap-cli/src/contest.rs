@@ -5,7 +5,7 @@ use std::sync::Arc;
 use compressors::Compressor;
 use measure::store::{Store, StoreFault};
 use measure::{Contestant, Figures, Lanes, Name, PageSet, Plan, Turn};
-use zswap_core::Zswap;
+use zswap_core::{PAGE_SIZE, Zswap};
 
 use crate::error::{Error, Result};
 
@@ -46,8 +46,9 @@ impl Stock {
         Err(Error::UnknownZpool { name: name.to_owned(), known: names.join(", ") })
     }
 
-    fn build(&self, zpool: &str, compressor: &str) -> Result<Zswap> {
+    fn build(&self, zpool: &str, compressor: &str, unit: usize) -> Result<Zswap> {
         Zswap::builder()
+            .unit(unit)
             .zpool(zpool)
             .compressor(compressor)
             .zpool_registry(self.zpools.clone())
@@ -66,21 +67,31 @@ impl Stock {
 pub(crate) struct Pair {
     zpool: String,
     spec: String,
+    /// Bytes that are compressed at a time.
+    unit: usize,
     compressor: Arc<dyn Compressor>,
     turns: Vec<Turn>,
 }
 
 impl Pair {
     /// Makes a pair, and checks that its compressor and a store can be built. Measures nothing yet.
-    pub(crate) fn new(stock: &Stock, zpool: &str, spec: &str) -> Result<Self> {
+    pub(crate) fn new(stock: &Stock, zpool: &str, spec: &str, unit: usize) -> Result<Self> {
         let compressor = stock.compressors.build(spec)?;
-        drop(stock.build(zpool, spec)?);
+        drop(stock.build(zpool, spec, unit)?);
         let (zpool, spec) = (zpool.to_owned(), spec.to_owned());
-        Ok(Pair { zpool, spec, compressor, turns: Vec::new() })
+        Ok(Pair { zpool, spec, unit, compressor, turns: Vec::new() })
     }
 
     pub(crate) fn name(&self) -> String {
-        format!("{}/{}", self.zpool, self.spec)
+        format!("{}/{}", self.shown_zpool(), self.spec)
+    }
+
+    /// Returns the backend's name, with the unit if it is not a page.
+    fn shown_zpool(&self) -> String {
+        match self.unit {
+            PAGE_SIZE => self.zpool.clone(),
+            unit => format!("{} {}K", self.zpool, unit / 1024),
+        }
     }
 
     /// Measures a fresh store and the codec for one more turn.
@@ -91,16 +102,16 @@ impl Pair {
         lanes: &mut Lanes,
         round: u64,
     ) -> Result<()> {
-        let plan = Plan { set, unit: 1, round, frees: false };
+        let plan = Plan { set, unit: self.unit / PAGE_SIZE, round, frees: false };
         let build = || {
-            let store = stock.build(&self.zpool, &self.spec)?;
+            let store = stock.build(&self.zpool, &self.spec, self.unit)?;
             // A page that is refused or lost is reported; the pair goes on with the others.
             let goes_on = |error: &Error| {
                 matches!(error, Error::Store(StoreFault::Store(_) | StoreFault::Load(_)))
             };
             Ok(Box::new(Store::new(store, goes_on)) as Box<dyn Contestant<Error>>)
         };
-        let codec = Some(&*self.compressor);
+        let codec = (self.unit == PAGE_SIZE).then_some(&*self.compressor);
         let turn = measure::turn(plan, self.turns.last(), codec, lanes, build)?;
         self.turns.push(turn);
         Ok(())
@@ -109,7 +120,7 @@ impl Pair {
     pub(crate) fn into_figures(self, threads: usize) -> Figures {
         let name = Name {
             contestant: "zswap-core".to_owned(),
-            zpool: Some(self.zpool),
+            zpool: Some(self.shown_zpool()),
             compressor: self.spec,
         };
         Figures::over(name, threads, &self.turns)
@@ -127,7 +138,6 @@ mod tests {
     use compressors::{CompressorCtx, CompressorError};
     use measure::{Page, shuffled};
     use zpool_api::{Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
-    use zswap_core::PAGE_SIZE;
 
     /// A compressor that keeps only the first half of a page, and on decompression writes it twice.
     /// This is right for pages whose halves are equal, and wrong for others. After `strength` pages,
@@ -262,7 +272,7 @@ mod tests {
         let stock = stock();
         let set = PageSet::new(pages.into(), "a test".into());
         let mut lanes = Lanes::new(threads, set.pages().len()).unwrap();
-        let mut pair = Pair::new(&stock, zpool, compressor).unwrap();
+        let mut pair = Pair::new(&stock, zpool, compressor, PAGE_SIZE).unwrap();
         for round in 0..rounds {
             pair.turn(&stock, &set, &mut lanes, round as u64).unwrap();
         }
@@ -359,9 +369,9 @@ mod tests {
             "no zpool is named \"zbad\"; give --zpool some of: small, z3fold, zbud, zsmalloc"
         );
         assert!(stock.check_zpool("zbud").is_ok());
-        let compressor = Pair::new(&stock, "zbud", "lz5").unwrap_err();
+        let compressor = Pair::new(&stock, "zbud", "lz5", PAGE_SIZE).unwrap_err();
         assert!(compressor.to_string().contains("lz5"), "{compressor}");
-        assert!(matches!(Pair::new(&stock, "zbad", "lz4"), Err(Error::Build { .. })));
+        assert!(matches!(Pair::new(&stock, "zbad", "lz4", PAGE_SIZE), Err(Error::Build { .. })));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Nbd, services: &[Service]) -> Result<()> {
     let backing = place(args, services)?;
     let mut disk =
         Zram::builder().disksize(args.size).zpool(&args.zpool).algorithm(&args.compressor);
+    disk = disk.unit(args.unit);
     if let Some(limit) = args.mem_limit {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
