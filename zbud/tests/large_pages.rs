@@ -1,5 +1,12 @@
 //! Runs the whole conformance suite on zbud over pages of 8 to 64 KiB, which hold objects of that size.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
 use std::sync::Arc;
 use zbud::Zbud;
 use zpool_api::{PageProvider, Zpool, ZpoolError};

@@ -1,5 +1,12 @@
 //! Objects larger than a page: what they cost, and what goes back when they are freed or moved.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
 use std::sync::Arc;
 
 use zpool_api::{Handle, MOST_OBJECT, PageBudget, Zpool, ZpoolConfig, ZpoolError};

@@ -1,5 +1,12 @@
 //! Runs the whole conformance suite on zsmalloc with objects of up to 8 to 64 KiB in pages of 4 KiB.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
 use std::sync::Arc;
 use zpool_api::{PageProvider, Zpool, ZpoolConfig, ZpoolError};
 use zpool_conformance::Subject;
