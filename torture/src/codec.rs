@@ -83,6 +83,12 @@ impl Compressor for Watched {
         Ok(Box::new(WatchedCtx { inner, watch: self.watch.clone() }))
     }
 
+    fn new_ctx_for(&self, len: usize) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        self.watch.panics.maybe();
+        let inner = self.inner.new_ctx_for(len)?;
+        Ok(Box::new(WatchedCtx { inner, watch: self.watch.clone() }))
+    }
+
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         self.inner.stateless().map(|_| self as _)
     }

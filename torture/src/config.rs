@@ -47,6 +47,8 @@ pub struct Config {
     pub seed: u64,
     /// Keys that all threads share.
     pub keys: usize,
+    /// Bytes of a page.
+    pub unit: usize,
     /// Distance between the offsets of neighbouring entries.
     pub stride: u64,
     /// Backends to switch between; the store starts with the first.
@@ -209,7 +211,13 @@ impl Config {
                 .for_each(&mut without);
         }
         let geometry = draw_geometry(device, keys, &mut rng);
+        let own_area = OwnArea::draw(keys, &mut rng);
+        // The rules about limits and full devices know pages of 4096 bytes only.
+        let bounded = limited || limited_in_all || has_device;
+        let bounded = bounded || own_area.is_some_and(|area| area.limit.is_some());
+        let unit = if bounded || keys > 512 { 4096 } else { 4096 << rng.below(5) };
         Config {
+            unit,
             seed: rng.next(),
             keys,
             stride: [1, 1, 7, 33, 1 << 20][rng.below(5)],
@@ -222,7 +230,7 @@ impl Config {
                 // The limit must also cover contexts of other compressors, up to some megabytes.
                 4096 * (16 + rng.below(keys + 48)) + (rng.below(3) << 20)
             }),
-            own_area: OwnArea::draw(keys, &mut rng),
+            own_area,
             codec_panics: if codec_panics { 1 + rng.below(20) } else { 0 },
             backend_panics: if backend_panics { 1 + rng.below(20) } else { 0 },
             accept_percent: [90, 90, 50, 100][rng.below(4)],
@@ -302,9 +310,9 @@ fn some_of<T: Copy>(all: &[T], n: usize, rng: &mut Rng) -> Vec<T> {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { keys, stride, guards, pauses, whole, length, .. } = self;
+        let Config { keys, unit, stride, guards, pauses, whole, length, .. } = self;
         let Geometry { segments, segment_bytes, block_bytes } = self.geometry;
-        write!(f, "keys={keys} stride={stride} zpools={}", self.zpools.join(","))?;
+        write!(f, "keys={keys} unit={unit} stride={stride} zpools={}", self.zpools.join(","))?;
         let codecs: Vec<String> = self.codecs.iter().map(|spec| spec.replace('=', ":")).collect();
         write!(f, " codecs={}", codecs.join(","))?;
         match self.limit {

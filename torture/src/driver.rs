@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{
-    BatchError, BuildError, CleanerPolicy, CompactorPolicy, LoadError, PAGE_SIZE, Page, Recompress,
-    ShrinkerPolicy, StoreError, SwapEntry, WritebackError,
+    BatchError, BuildError, CleanerPolicy, CompactorPolicy, LoadError, Recompress, ShrinkerPolicy,
+    StoreError, SwapEntry, WritebackError,
 };
 
 use crate::action::{Action, as_mover};
@@ -44,14 +44,17 @@ pub struct Driver<'r> {
     me: usize,
     rng: Rng,
     log: Log,
-    page: Box<Page>,
-    batch: Vec<Page>,
+    /// A page of the store.
+    page: Vec<u8>,
+    /// The pages of a batch, one after the other.
+    batch: Vec<u8>,
 }
 
 impl<'r> Driver<'r> {
     /// Makes the driver of thread `me`, whose random choices depend on `seed`.
     pub fn new(round: &'r Round<'r>, me: usize, seed: u64) -> Self {
-        let (page, batch) = (Box::new([0; PAGE_SIZE]), vec![[0; PAGE_SIZE]; MOST_BATCH]);
+        let unit = round.config.unit;
+        let (page, batch) = (vec![0; unit], vec![0; MOST_BATCH * unit]);
         Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
     }
 
@@ -260,10 +263,10 @@ impl<'r> Driver<'r> {
         let version = start.stamp;
         let stamp = self.stamp_of(key, version);
         page::fill(&mut self.page, stamp, form, round.base, &mut self.rng);
-        let (entry, page) = (round.entry(key), &*self.page);
+        let (entry, page) = (round.entry(key), &self.page[..]);
         let result = self.guarded(|| match keeps {
-            true => round.store.try_replace(entry, page),
-            false => round.store.store(entry, page),
+            true => round.store.try_replace_unit(entry, page),
+            false => round.store.store_unit(entry, page),
         });
         let outcome = self.stored(call, (start, version, form), result.as_ref(), keeps);
         self.note(key, call, start.stamp, outcome);
@@ -272,7 +275,7 @@ impl<'r> Driver<'r> {
 
     /// Returns the version in a page that was loaded under a key. If the page was never stored there,
     /// reports a finding and returns None.
-    fn version(&self, call: &str, key: u32, page: &Page) -> Option<u64> {
+    fn version(&self, call: &str, key: u32, page: &[u8]) -> Option<u64> {
         let wrong = match page::read(page, self.round.base) {
             Ok(stamp) if stamp.key == key => return Some(stamp.version),
             Ok(stamp) => format!("it is another key's: {stamp:?}"),
@@ -289,7 +292,7 @@ impl<'r> Driver<'r> {
         key: u32,
         start: Start,
         result: Result<(), LoadError>,
-        page: &Page,
+        page: &[u8],
     ) -> Outcome {
         match result {
             Ok(()) => match self.version(call, key, page) {
@@ -326,7 +329,7 @@ impl<'r> Driver<'r> {
         let start = self.begin();
         let page = &mut *self.page;
         let (result, misled) =
-            loading(|| catch(round, || round.store.load(round.entry(key), page)));
+            loading(|| catch(round, || round.store.load_unit(round.entry(key), page)));
         self.check_misled("load", key, misled, result.as_ref());
         let outcome = match result {
             None => Outcome::Unknown,
@@ -348,7 +351,7 @@ impl<'r> Driver<'r> {
         let start = self.begin();
         let page = &mut *self.page;
         let (result, misled) =
-            loading(|| catch(round, || round.store.take(round.entry(key), page)));
+            loading(|| catch(round, || round.store.take_unit(round.entry(key), page)));
         self.check_misled("take", key, misled, result.as_ref());
         let outcome = match result {
             None => Outcome::MaybeDropped,
@@ -412,16 +415,17 @@ impl<'r> Driver<'r> {
         round.run.tally.ran(Action::StoreBatch);
         let begin = |key: &u32| round.marks.begin(*key, Action::StoreBatch, &round.run.tally);
         let marks: Vec<_> = once.iter().map(begin).collect();
-        let mut made = Vec::new();
+        let (mut made, unit) = (Vec::new(), round.config.unit);
         for (at, key) in keys.iter().enumerate() {
             let (start, form) = (self.begin(), self.form());
             let stamp = self.stamp_of(*key, start.stamp);
-            page::fill(&mut self.batch[at], stamp, form, round.base, &mut self.rng);
+            let page = &mut self.batch[at * unit..][..unit];
+            page::fill(page, stamp, form, round.base, &mut self.rng);
             made.push((start, start.stamp, form));
         }
         let entries = keys.iter().map(|key| round.entry(*key));
-        let pages: Vec<(SwapEntry, &Page)> = entries.zip(&self.batch).collect();
-        let results = self.guarded(|| round.store.store_batch(&pages));
+        let pages: Vec<(SwapEntry, &[u8])> = entries.zip(self.batch.chunks(unit)).collect();
+        let results = self.guarded(|| round.store.store_units(&pages));
         let results = self.batch_done("store_batch", keys.len(), results);
         for (at, (key, made)) in keys.iter().zip(made).enumerate() {
             let result = results.as_ref().and_then(|results| results.get(at));
@@ -447,11 +451,13 @@ impl<'r> Driver<'r> {
         let marks: Vec<_> = once.iter().map(begin).collect();
         let entries: Vec<SwapEntry> = keys.iter().map(|key| round.entry(*key)).collect();
         let start = self.begin();
-        let pages = &mut self.batch[..keys.len()];
-        let (results, _) = loading(|| catch(round, || round.store.load_batch(&entries, pages)));
+        let unit = round.config.unit;
+        let pages = &mut self.batch[..keys.len() * unit];
+        let (results, _) = loading(|| catch(round, || round.store.load_units(&entries, pages)));
         let results = self.batch_done("load_batch", keys.len(), results).unwrap_or_default();
         for (at, (key, result)) in keys.iter().zip(results).enumerate() {
-            let outcome = self.loaded("load_batch", *key, start, result, &self.batch[at]);
+            let page = &self.batch[at * unit..][..unit];
+            let outcome = self.loaded("load_batch", *key, start, result, page);
             self.note(*key, "load_batch", start.stamp, outcome);
         }
         drop(marks);

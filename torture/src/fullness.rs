@@ -25,7 +25,7 @@ pub const MOST_WEIGHT: usize = PAGE_SIZE + 16 + LISTED;
 /// A segment lists one object for this many of its bytes, so this is what a small object takes.
 pub const LEAST_WEIGHT: usize = 128;
 /// The bytes of an object in the list of its segment's objects.
-pub const LISTED: usize = 12;
+pub const LISTED: usize = 13;
 
 /// Segments that are not free and not written: a draft, or a segment that was just discarded, for each thread and
 /// each background thread; a second one for the thread that cleans; and the one that is left for cleaning. A thread

@@ -5,7 +5,6 @@
 //! differently.
 
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::{PAGE_SIZE, Page};
 
 /// Bits in a key.
 pub const KEY_BITS: u32 = 12;
@@ -69,7 +68,7 @@ pub struct Stamp {
 /// Fills a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
 /// holds the distance of the version from `base`. If it cannot hold that, [`Form::SmallWord`] is used
 /// instead.
-pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
+pub fn fill(page: &mut [u8], stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
     let key = u64::from(stamp.key);
     let form = if form == Form::TwiceWord && twice(key, stamp.version, base).is_none() {
         Form::SmallWord
@@ -111,7 +110,7 @@ pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng)
 ///
 /// # Errors
 /// Returns, in words, what is wrong with the page.
-pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
+pub fn read(page: &[u8], base: u64) -> Result<Stamp, String> {
     let first = word(page, 0);
     if is_repeated(page) {
         let low = first & u64::from(u32::MAX);
@@ -159,32 +158,32 @@ fn twice(key: u64, version: u64, base: u64) -> Option<u64> {
     (fits && alone).then_some(half)
 }
 
-fn repeat(page: &mut Page, word: u64) {
+fn repeat(page: &mut [u8], word: u64) {
     words_of(page, |_| word);
 }
 
-fn is_repeated(page: &Page) -> bool {
-    page[WORD..] == page[..PAGE_SIZE - WORD]
+fn is_repeated(page: &[u8]) -> bool {
+    page[WORD..] == page[..page.len() - WORD]
 }
 
-fn words_of(page: &mut Page, mut word: impl FnMut(usize) -> u64) {
+fn words_of(page: &mut [u8], mut word: impl FnMut(usize) -> u64) {
     for (at, bytes) in page.chunks_exact_mut(WORD).enumerate() {
         bytes.copy_from_slice(&word(at).to_le_bytes());
     }
 }
 
-fn word(page: &Page, at: usize) -> u64 {
+fn word(page: &[u8], at: usize) -> u64 {
     let mut bytes = [0; WORD];
     bytes.copy_from_slice(&page[at * WORD..][..WORD]);
     u64::from_le_bytes(bytes)
 }
 
-fn set(page: &mut Page, at: usize, word: u64) {
+fn set(page: &mut [u8], at: usize, word: u64) {
     page[at * WORD..][..WORD].copy_from_slice(&word.to_le_bytes());
 }
 
 /// Returns a checksum over every word except its own. It depends on the order of the words.
-fn sum(page: &Page) -> u64 {
+fn sum(page: &[u8]) -> u64 {
     let words = page.chunks_exact(WORD).enumerate().filter(|(at, _)| *at != 3);
     words.fold(0x9E37_79B9_7F4A_7C15, |sum: u64, (_, bytes)| {
         let word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
@@ -195,6 +194,7 @@ fn sum(page: &Page) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zswap_core::PAGE_SIZE;
 
     #[test]
     fn every_form_says_what_it_is() {

@@ -133,12 +133,18 @@ impl Drop for Scratch {
 pub struct Providers(pub Mutex<Vec<Arc<FailingPages>>>);
 
 impl Providers {
-    fn make(&self, heap: bool, findings: &Findings) -> Arc<FailingPages> {
-        let inner: Arc<dyn PageProvider> = if heap { Arc::new(HeapPages::new()) } else { mapped() };
+    fn make(
+        &self,
+        page_size: usize,
+        heap: bool,
+        findings: &Findings,
+    ) -> Result<Arc<FailingPages>, PageError> {
+        let inner: Arc<dyn PageProvider> =
+            if heap { Arc::new(HeapPages::with_page_size(page_size)?) } else { mapped(page_size)? };
         let pages = Arc::new(FailingPages::new(inner));
         self.check_those_gone(findings);
         lock(&self.0).push(pages.clone());
-        pages
+        Ok(pages)
     }
 
     /// Makes one of the next page requests fail.
@@ -167,13 +173,14 @@ impl Providers {
 }
 
 #[cfg(target_os = "linux")]
-fn mapped() -> Arc<dyn PageProvider> {
-    Arc::new(zpool_pages::MmapPages::new())
+fn mapped(page_size: usize) -> Result<Arc<dyn PageProvider>, PageError> {
+    let options = zpool_pages::MmapOptions::new().page_size(page_size);
+    Ok(Arc::new(zpool_pages::MmapPages::with_options(options)?))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn mapped() -> Arc<dyn PageProvider> {
-    Arc::new(HeapPages::new())
+fn mapped(page_size: usize) -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(HeapPages::with_page_size(page_size)?))
 }
 
 /// A store and everything around it. `Sync`.
@@ -271,8 +278,9 @@ impl<'a> Round<'a> {
         }
         let providers = Arc::new(Providers::default());
         let (made, heap, reported) = (providers.clone(), config.heap, findings.clone());
-        let new_pages =
-            move || -> Result<Arc<dyn PageProvider>, PageError> { Ok(made.make(heap, &reported)) };
+        let new_pages = move |page_size| -> Result<Arc<dyn PageProvider>, PageError> {
+            Ok(made.make(page_size, heap, &reported)?)
+        };
         let zpools = guards::registry(&guards, &backend_panics);
         let zpools = zpools.map_err(|error| error.to_string())?;
         let codecs = codec::registry(&Arc::new(watch)).map_err(|error| error.to_string())?;
@@ -280,7 +288,8 @@ impl<'a> Round<'a> {
             let mut builder = Zswap::builder()
                 .zpool_registry(zpools.clone())
                 .compressor_registry(codecs.clone())
-                .pages(new_pages.clone())
+                .unit(config.unit)
+                .pages_of(new_pages.clone())
                 .zpool(config.zpools[0])
                 .compressor(config.codecs[0])
                 .checksums(config.checksums)

@@ -295,7 +295,7 @@ fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     assert_eq!(written(&Writeback::new()), 1);
     check(disk, 0, &marked(0, 1000));
     let stat = disk.bd_stat();
-    assert_eq!((stat.bd_bytes_written, stat.bd_bytes_read), (1616 + 12 + 4, 1604));
+    assert_eq!((stat.bd_bytes_written, stat.bd_bytes_read), (1616 + 13 + 4, 1604));
 
     let none = Zram::builder().disksize(4096).algorithm("null").build().unwrap();
     assert_eq!(none.writeback(&Writeback::new()), Err(ZramError::NoDevice));

@@ -70,7 +70,7 @@ fn segments_are_filled_across_ranges_and_a_page_in_two_ranges_is_written_once() 
     let stat = disk.bd_stat();
     assert_eq!((stat.bd_count, stat.bd_segments, stat.bd_writes), (7, 1, 7));
     assert_eq!(stat.bd_live_bytes, 7 * 1504, "each of 1500 bytes and a checksum");
-    assert_eq!(stat.bd_bytes_written, 7 * (1504 + 12) + 4);
+    assert_eq!(stat.bd_bytes_written, 7 * (1504 + 13) + 4);
     settle(rig);
 }
 
