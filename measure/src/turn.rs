@@ -232,6 +232,16 @@ impl Order {
     }
 }
 
+/// Returns the pages of the units that are one word repeated throughout.
+fn same_filled(plan: Plan<'_>) -> usize {
+    let firsts = (0..plan.set.pages().len()).step_by(plan.unit);
+    let repeats = |first: &usize| {
+        let pages = unit(plan, *first);
+        plan.set.is_same_filled(*first) && pages.iter().all(|page| *page == pages[0])
+    };
+    firsts.filter(repeats).count() * plan.unit
+}
+
 /// Returns whether no page of the unit is same-filled.
 fn is_timed(plan: Plan<'_>, first: usize) -> bool {
     (first..first + plan.unit).all(|page| !plan.set.is_same_filled(page))
@@ -311,7 +321,7 @@ impl<E: Display + Send> Course<'_, E> {
     fn check_counts(&mut self) {
         let Some(counted) = self.turn.memory.pool else { return };
         let taken = self.turn.pages - self.turn.refused.len();
-        let same_filled = self.plan.set.same_filled();
+        let same_filled = same_filled(self.plan);
         if counted.pages != taken || counted.same_filled != same_filled {
             self.turn.failed(|| {
                 format!(

