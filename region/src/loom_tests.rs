@@ -486,13 +486,13 @@ impl World {
     /// Evicts every page that may be taken.
     fn evict(&self) -> usize {
         self.begin();
-        self.engine.evict_range(0, self.engine.table.pages(), &mut Box::new([0; PAGE_SIZE]))
+        self.engine.evict_range(0, self.engine.table.pages(), &mut vec![0; PAGE_SIZE])
     }
 
     /// Evicts as a fault does that needs room.
     fn evict_by_clock(&self) -> usize {
         self.begin();
-        self.engine.evict(&mut Box::new([0; PAGE_SIZE]), true).freed
+        self.engine.evict(&mut vec![0; PAGE_SIZE], true).freed
     }
 
     fn discard(&self) -> usize {
