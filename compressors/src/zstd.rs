@@ -25,10 +25,11 @@ const LEVEL: &str = "level";
 const DEFAULT_LEVEL: i32 = 3;
 const PAGE: &str = "page";
 const DEFAULT_PAGE: i32 = 4096;
-const PAGES: RangeInclusive<i32> = 1..=ZEROS.len() as i32;
+const PAGES: RangeInclusive<i32> = 1..=1 << 16;
 
-/// The input that contexts are prepared with. For their tables, only its length matters.
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+/// The input that contexts are prepared with, as long as the longest that [`Compressor::new_ctx_for`] prepares for. For
+/// their tables, only its length matters.
+static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 
 /// Zstandard at a chosen level.
 ///

@@ -1,7 +1,7 @@
-//! Mutexes, atomics and threads of std or loom. No other module knows which of the two is in use.
+//! Locks, atomics and threads of std or loom. No other module knows which of the two is in use.
 //!
 //! Backends take their locks and atomics from here. So the same code runs in a program and under the model
-//! checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic does not poison it. Whenever
+//! checker (`--cfg loom`). [`Mutex`] and [`RwLock`] differ from std's in one point: a panic does not poison them. Whenever
 //! user code may panic under a lock of these crates, the data under the lock is valid, so the next holder
 //! may continue.
 
@@ -17,6 +17,7 @@ pub(crate) const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 mod imp {
     pub use std::sync::atomic;
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+    pub(super) use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     /// A cell whose accesses the model checker watches. In this build, without the checker, it is empty.
     #[derive(Debug, Default)]
     pub struct Watched(());
@@ -42,6 +43,7 @@ mod imp {
 mod imp {
     pub use loom::sync::atomic;
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(super) use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     /// A cell whose accesses the model checker watches. If a read and a write of it are not ordered, the
     /// model fails.
     #[derive(Debug)]
@@ -116,6 +118,68 @@ impl<T> Mutex<T> {
             }
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
+    }
+}
+
+/// A lock that many readers or one writer hold. A panic does not poison it.
+///
+/// A thread that holds it for reading must not ask for it again: if a writer waits in between, neither goes on.
+///
+/// ```
+/// use zpool_base::sync::RwLock;
+///
+/// let pages = RwLock::new(3);
+/// *pages.write() += 1;
+/// let (one, other) = (pages.read(), pages.read());
+/// assert_eq!((*one, *other), (4, 4));
+/// ```
+#[derive(Debug, Default)]
+pub struct RwLock<T>(imp::RwLock<T>);
+
+/// Holds a [`RwLock`] for reading until dropped.
+#[derive(Debug)]
+pub struct ReadGuard<'a, T>(imp::RwLockReadGuard<'a, T>);
+
+/// Holds a [`RwLock`] for writing until dropped.
+#[derive(Debug)]
+pub struct WriteGuard<'a, T>(imp::RwLockWriteGuard<'a, T>);
+
+impl<T> RwLock<T> {
+    /// Makes a new, unlocked lock.
+    pub fn new(value: T) -> Self {
+        RwLock(imp::RwLock::new(value))
+    }
+
+    /// Waits until no writer holds the lock, and takes it for reading. Does not panic if another thread panicked
+    /// while it held the lock.
+    pub fn read(&self) -> ReadGuard<'_, T> {
+        ReadGuard(self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Waits until nobody holds the lock, and takes it for writing. Does not panic if another thread panicked
+    /// while it held the lock.
+    pub fn write(&self) -> WriteGuard<'_, T> {
+        WriteGuard(self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl<T> core::ops::Deref for ReadGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> core::ops::Deref for WriteGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> core::ops::DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
     }
 }
 
@@ -207,5 +271,20 @@ mod tests {
         let held = m.lock();
         assert!(m.try_lock().is_none());
         drop(held);
+    }
+
+    #[test]
+    fn a_panic_does_not_poison_a_lock_of_readers() {
+        let lock = std::sync::Arc::new(RwLock::new(1));
+        let other = lock.clone();
+        let panicked = std::thread::spawn(move || {
+            *other.write() = 2;
+            let _held = other.write();
+            panic!("on purpose");
+        })
+        .join();
+        assert!(panicked.is_err());
+        let (one, two) = (lock.read(), lock.read());
+        assert_eq!((*one, *two), (2, 2));
     }
 }

@@ -1,0 +1,287 @@
+//! A shard: the entries of a share of the keys, under a lock of many readers or one writer.
+//!
+//! # Rules
+//! * The lock is held to find, add, replace or remove an entry and to pin its value, never across a codec, a page
+//!   request, the free of an object or a listener. A thread holds at most one shard's lock.
+//! * A value is pinned under the lock and read without it. What leaves the index is freed without the lock.
+//! * An entry's memory is reserved before its value is put in, so nothing fails in between.
+
+use std::sync::Arc;
+
+use zpool_api::PoolTag;
+use zpool_base::counter::Counter;
+use zpool_base::lockdep::{Held, Rank, acquire};
+use zpool_base::sync::{ReadGuard, RwLock, WriteGuard};
+
+use crate::error::CacheError;
+use crate::index::{Index, Position};
+use crate::key::Key;
+use crate::long::Long;
+use crate::values::{Body, Pinned, Values};
+use crate::word::Word;
+
+/// A shard of a cache.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    lock: RwLock<Entries>,
+    /// Gets that found their key, and that did not.
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+}
+
+/// What the lock guards.
+pub(crate) struct Entries {
+    pub(crate) index: Index,
+    long: LongTable,
+    tag: PoolTag,
+}
+
+impl core::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Entries").field("len", &self.index.len()).finish_non_exhaustive()
+    }
+}
+
+/// The long values of a shard. A free place is `None`.
+#[derive(Debug, Default)]
+struct LongTable {
+    places: Vec<Option<Arc<Long>>>,
+    free: Vec<u32>,
+}
+
+impl LongTable {
+    /// Makes room for one more, so that [`LongTable::insert`] allocates nothing.
+    fn reserve(&mut self) -> Result<(), CacheError> {
+        let bytes = size_of::<Option<Arc<Long>>>();
+        let failed = |_| CacheError::NoMemory { what: "the table of long values", bytes };
+        if self.free.is_empty() {
+            self.places.try_reserve(1).map_err(failed)?;
+            // Each place must fit into the list of free ones, so that a removal allocates nothing.
+            let capacity = self.places.capacity();
+            self.free.try_reserve(capacity).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, long: Arc<Long>) -> u32 {
+        if let Some(place) = self.free.pop() {
+            self.places[place as usize] = Some(long);
+            return place;
+        }
+        self.places.push(Some(long));
+        (self.places.len() - 1) as u32
+    }
+
+    fn get(&self, place: u32) -> &Arc<Long> {
+        let long = self.places.get(place as usize).and_then(Option::as_ref);
+        long.unwrap_or_else(|| panic!("the index names long value {place}, which is not there"))
+    }
+
+    fn remove(&mut self, place: u32) -> Arc<Long> {
+        let long = self.places.get_mut(place as usize).and_then(Option::take);
+        self.free.push(place);
+        long.unwrap_or_else(|| panic!("the index names long value {place}, which is not there"))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.places.capacity() * size_of::<Option<Arc<Long>>>() + self.free.capacity() * 4
+    }
+
+    /// Gives back memory at the end.
+    fn tidy(&mut self) {
+        let len = self.places.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        if len < self.places.len() / 2 {
+            self.places.truncate(len);
+            self.free.retain(|&place| (place as usize) < len);
+            self.places.shrink_to_fit();
+            let room = self.places.capacity();
+            self.free.shrink_to(room);
+        }
+    }
+}
+
+/// The lock of a shard, for reading.
+pub(crate) struct Reading<'a> {
+    entries: ReadGuard<'a, Entries>,
+    _rank: Held,
+}
+
+/// The lock of a shard, for writing.
+pub(crate) struct Writing<'a> {
+    entries: WriteGuard<'a, Entries>,
+    _rank: Held,
+}
+
+impl core::ops::Deref for Reading<'_> {
+    type Target = Entries;
+    fn deref(&self) -> &Entries {
+        &self.entries
+    }
+}
+
+impl core::ops::Deref for Writing<'_> {
+    type Target = Entries;
+    fn deref(&self) -> &Entries {
+        &self.entries
+    }
+}
+
+impl core::ops::DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Entries {
+        &mut self.entries
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(tag: PoolTag) -> Self {
+        let entries = Entries { index: Index::new(), long: LongTable::default(), tag };
+        Shard { lock: RwLock::new(entries), hits: Counter::new(0), misses: Counter::new(0) }
+    }
+
+    pub(crate) fn read(&self) -> Reading<'_> {
+        let rank = acquire(Rank::Entry);
+        Reading { entries: self.lock.read(), _rank: rank }
+    }
+
+    pub(crate) fn write(&self) -> Writing<'_> {
+        let rank = acquire(Rank::Entry);
+        Writing { entries: self.lock.write(), _rank: rank }
+    }
+}
+
+impl Entries {
+    /// Finds the entry of a key and pins its value.
+    ///
+    /// # Errors
+    /// Those of [`Values::open`].
+    pub(crate) fn find<'v>(
+        &self,
+        values: &'v Values,
+        hash: u64,
+        key: Key<'_>,
+    ) -> Result<Option<(Position, Pinned<'v>)>, CacheError> {
+        let mut failed = None;
+        let found = self.index.find(hash, |bits| match self.pin(values, bits, Some(key)) {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        match (found, failed) {
+            (None, Some(error)) => Err(error),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Removes the entry of a key, and returns its value, and true. If there is an entry that may have this key and
+    /// cannot be read, removes that one and returns false: a cache may lose any entry, but must not keep what it was
+    /// asked to drop.
+    pub(crate) fn take(
+        &mut self,
+        values: &Values,
+        hash: u64,
+        key: Key<'_>,
+    ) -> Option<(Body, bool)> {
+        let (at, is_it) = self.index.find(hash, |bits| match self.pin(values, bits, Some(key)) {
+            Ok(pinned) => pinned.map(|_| true),
+            Err(_) => Some(false),
+        })?;
+        let bits = self.index.remove(at);
+        Some((self.to_body(bits), is_it))
+    }
+
+    /// Pins the value of an entry if it has this key; of any entry without a key.
+    ///
+    /// # Errors
+    /// Those of [`Values::open`].
+    pub(crate) fn pin<'v>(
+        &self,
+        values: &'v Values,
+        bits: u64,
+        key: Option<Key<'_>>,
+    ) -> Result<Option<Pinned<'v>>, CacheError> {
+        match Word::from_bits(bits, self.tag) {
+            Word::Object { handle, codec } => values.open(handle, codec, key),
+            Word::Long(place) => {
+                let long = self.long.get(place);
+                let is_it = key.is_none_or(|key| long.key() == key);
+                Ok(is_it.then(|| Pinned::Long(long.clone())))
+            }
+        }
+    }
+
+    /// Returns whether an entry's value is the pinned one. A pinned object is not freed, so its handle is not given to
+    /// another one.
+    pub(crate) fn is_pinned(&self, at: Position, pinned: &Pinned<'_>) -> bool {
+        match (Word::from_bits(self.index.word(at), self.tag), pinned) {
+            (Word::Object { handle, .. }, Pinned::Object { handle: held, .. }) => handle == *held,
+            (Word::Long(place), Pinned::Long(held)) => Arc::ptr_eq(self.long.get(place), held),
+            _ => false,
+        }
+    }
+
+    /// Returns whether an entry's value was compressed with a dictionary that is not the current one.
+    #[cfg(feature = "zstd")]
+    pub(crate) fn is_old(&self, values: &Values, bits: u64) -> bool {
+        match Word::from_bits(bits, self.tag) {
+            Word::Object { codec, .. } => values.codecs.is_old(codec),
+            Word::Long(_) => false,
+        }
+    }
+
+    /// Makes room for one more entry of any kind.
+    ///
+    /// # Errors
+    /// [`CacheError::NoMemory`]. Nothing has changed then.
+    pub(crate) fn reserve(&mut self) -> Result<(), CacheError> {
+        let bytes = self.index.bytes_to_reserve();
+        let failed = |_| CacheError::NoMemory { what: "the index", bytes };
+        self.index.reserve().map_err(failed)?;
+        self.long.reserve()
+    }
+
+    fn to_bits(&mut self, body: Body) -> u64 {
+        match body {
+            Body::Object { handle, codec } => Word::Object { handle, codec }.to_bits(),
+            Body::Long(long) => Word::Long(self.long.insert(long)).to_bits(),
+        }
+    }
+
+    fn to_body(&mut self, bits: u64) -> Body {
+        match Word::from_bits(bits, self.tag) {
+            Word::Object { handle, codec } => Body::Object { handle, codec },
+            Word::Long(place) => Body::Long(self.long.remove(place)),
+        }
+    }
+
+    /// Adds an entry. The caller has called [`Entries::reserve`].
+    pub(crate) fn insert(&mut self, hash: u64, body: Body) {
+        let bits = self.to_bits(body);
+        self.index.insert(hash, bits);
+    }
+
+    /// Replaces an entry's value, and returns the old one. The caller has called [`Entries::reserve`].
+    pub(crate) fn replace(&mut self, at: Position, body: Body) -> Body {
+        let bits = self.to_bits(body);
+        let old = self.index.replace(at, bits);
+        self.to_body(old)
+    }
+
+    /// Removes the entry to evict next, and returns its value.
+    pub(crate) fn evict(&mut self) -> Option<Body> {
+        let bits = self.index.evict()?;
+        Some(self.to_body(bits))
+    }
+
+    /// Returns the heap bytes of the shard's tables.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + self.long.memory_bytes()
+    }
+
+    /// Gives memory back after many removals, in a bounded step. Returns true if more is left to do.
+    pub(crate) fn tidy(&mut self, steps: usize) -> bool {
+        self.long.tidy();
+        self.index.tidy(steps)
+    }
+}
