@@ -160,7 +160,12 @@ impl Engine {
                 let before = entries.memory_bytes();
                 let reserved = entries.reserve();
                 self.changed(before, entries.memory_bytes());
-                return reserved.map(|()| entries);
+                if reserved? {
+                    return Ok(entries);
+                }
+                drop(entries);
+                shard.wait_for_tidying();
+                continue;
             }
             drop(entries);
             self.evict_excess(more, attempt)?;
@@ -303,17 +308,7 @@ impl Engine {
     pub(crate) fn tidy(&self, stop: &dyn Fn() -> bool) {
         const STEPS: usize = 256;
         for shard in &self.shards {
-            loop {
-                let mut entries = shard.write();
-                let before = entries.memory_bytes();
-                let more = entries.tidy(STEPS);
-                let now = entries.memory_bytes();
-                drop(entries);
-                self.changed(before, now);
-                if !more || stop() {
-                    break;
-                }
-            }
+            while shard.tidy(STEPS, |before, now| self.changed(before, now)) && !stop() {}
         }
     }
 

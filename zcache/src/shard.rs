@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use zpool_api::PoolTag;
 use zpool_base::counter::Counter;
-use zpool_base::lockdep::{Held, Rank, acquire};
-use zpool_base::sync::{ReadGuard, RwLock, WriteGuard};
+use zpool_base::lockdep::{Held, Rank, acquire, might_sleep};
+use zpool_base::sync::{Mutex, ReadGuard, RwLock, WriteGuard};
 
 use crate::error::CacheError;
-use crate::index::{Index, Position};
+use crate::index::{Index, NoRoom, Position, Tidied};
 use crate::key::Key;
 use crate::long::Long;
 use crate::values::{Body, Pinned, Values};
@@ -24,6 +24,9 @@ use crate::word::Word;
 #[derive(Debug)]
 pub(crate) struct Shard {
     lock: RwLock<Entries>,
+    /// Held by a thread that gives memory back, from before it takes it out of the index. No ranked lock is held when it
+    /// is taken.
+    tidying: Mutex<()>,
     /// Gets that found their key, and that did not.
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
@@ -135,7 +138,40 @@ impl core::ops::DerefMut for Writing<'_> {
 impl Shard {
     pub(crate) fn new(tag: PoolTag) -> Self {
         let entries = Entries { index: Index::new(), long: LongTable::default(), tag };
-        Shard { lock: RwLock::new(entries), hits: Counter::new(0), misses: Counter::new(0) }
+        Shard {
+            lock: RwLock::new(entries),
+            tidying: Mutex::default(),
+            hits: Counter::new(0),
+            misses: Counter::new(0),
+        }
+    }
+
+    /// Gives memory back after many removals, in a bounded step. Calls `changed` with the bytes of the tables before and
+    /// after. Returns true if more is left to do.
+    ///
+    /// # Blocking
+    /// Makes system calls, without the shard's lock.
+    pub(crate) fn tidy(&self, steps: usize, changed: impl FnOnce(usize, usize)) -> bool {
+        might_sleep("giving back memory of an index");
+        let _tidying = self.tidying.lock();
+        let mut entries = self.write();
+        let before = entries.memory_bytes();
+        entries.long.tidy();
+        let Tidied { more, returning, table } = entries.index.tidy(steps);
+        changed(before, entries.memory_bytes());
+        drop(entries);
+        drop(table);
+        if let Some(returning) = returning {
+            returning.give_back();
+            self.write().index.returned();
+        }
+        more
+    }
+
+    /// Waits until a thread that gives memory back has done so.
+    pub(crate) fn wait_for_tidying(&self) {
+        might_sleep("waiting until memory of an index is given back");
+        drop(self.tidying.lock());
     }
 
     pub(crate) fn read(&self) -> Reading<'_> {
@@ -230,15 +266,18 @@ impl Entries {
         }
     }
 
-    /// Makes room for one more entry of any kind.
+    /// Makes room for one more entry of any kind. Returns false if there may be room when a thread that gives memory
+    /// back has done so ([`Shard::wait_for_tidying`]).
     ///
     /// # Errors
     /// [`CacheError::NoMemory`]. Nothing has changed then.
-    pub(crate) fn reserve(&mut self) -> Result<(), CacheError> {
+    pub(crate) fn reserve(&mut self) -> Result<bool, CacheError> {
         let bytes = self.index.bytes_to_reserve();
-        let failed = |_| CacheError::NoMemory { what: "the index", bytes };
-        self.index.reserve().map_err(failed)?;
-        self.long.reserve()
+        match self.index.reserve() {
+            Ok(()) => self.long.reserve().map(|()| true),
+            Err(NoRoom::Returning) => Ok(false),
+            Err(NoRoom::Memory) => Err(CacheError::NoMemory { what: "the index", bytes }),
+        }
     }
 
     fn to_bits(&mut self, body: Body) -> u64 {
@@ -279,9 +318,4 @@ impl Entries {
         self.index.memory_bytes() + self.long.memory_bytes()
     }
 
-    /// Gives memory back after many removals, in a bounded step. Returns true if more is left to do.
-    pub(crate) fn tidy(&mut self, steps: usize) -> bool {
-        self.long.tidy();
-        self.index.tidy(steps)
-    }
 }

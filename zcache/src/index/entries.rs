@@ -7,7 +7,8 @@
 //! All accesses are ordered by the lock of the shard that the index is in. Under the lock for reading, only the uses are
 //! written.
 
-use zpool_base::stable::TableError;
+use std::sync::Arc;
+
 use zpool_base::sync::atomic::{AtomicU32, Ordering};
 use zpool_base::zeroed::ZeroedTable;
 
@@ -73,18 +74,55 @@ impl List {
     const EMPTY: Self = List { first: NONE, last: NONE, len: 0 };
 }
 
+type Table = ZeroedTable<[AtomicU32; 5], GROUP>;
+
 pub(super) struct Entries {
-    table: ZeroedTable<[AtomicU32; 5], GROUP>,
+    table: Arc<Table>,
     lists: [List; 3],
     /// The number of entries that are in use or free.
     mark: u32,
     /// The number of groups that have memory.
     groups: usize,
+    /// Whether the memory of the group after these is being given back.
+    is_returning: bool,
+}
+
+/// A group whose memory is to be given back, which may sleep. No entry is in it, and none comes there before
+/// [`Entries::returned`].
+#[must_use = "entries cannot come into this group until it is given back"]
+pub(crate) struct Returning {
+    table: Arc<Table>,
+    group: usize,
+}
+
+impl Returning {
+    /// Gives the memory back. Afterwards call [`Index::returned`](super::Index::returned).
+    ///
+    /// # Blocking
+    /// Makes a system call.
+    pub(crate) fn give_back(self) {
+        self.table.give_back(self.group);
+    }
+}
+
+/// Why there is no room for another entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoRoom {
+    /// The system has no memory.
+    Memory,
+    /// The memory for it is being given back. After that, there may be some.
+    Returning,
 }
 
 impl Entries {
     pub(super) fn new() -> Self {
-        Entries { table: ZeroedTable::new(), lists: [List::EMPTY; 3], mark: 0, groups: 0 }
+        Entries {
+            table: Arc::new(ZeroedTable::new()),
+            lists: [List::EMPTY; 3],
+            mark: 0,
+            groups: 0,
+            is_returning: false,
+        }
     }
 
     fn entry(&self, at: u32) -> &[AtomicU32; 5] {
@@ -122,14 +160,17 @@ impl Entries {
     }
 
     /// Makes memory for another entry.
-    pub(super) fn reserve(&mut self) -> Result<(), TableError> {
-        if !self.has_room() {
-            if self.mark == NONE {
-                return Err(TableError::Full { limit: NONE as usize });
-            }
-            self.table.make(self.mark)?;
-            self.groups += 1;
+    pub(super) fn reserve(&mut self) -> Result<(), NoRoom> {
+        if self.has_room() {
+            return Ok(());
         }
+        if self.is_returning {
+            return Err(NoRoom::Returning);
+        }
+        if self.mark == NONE || self.table.make(self.mark).is_err() {
+            return Err(NoRoom::Memory);
+        }
+        self.groups += 1;
         Ok(())
     }
 
@@ -275,14 +316,19 @@ impl Entries {
         Some((last, to))
     }
 
-    /// Gives the memory of a group back that has no entry below the mark. Returns whether there was one.
-    pub(super) fn give_back(&mut self) -> bool {
-        let last = self.groups.wrapping_sub(1);
-        if self.groups == 0 || (self.mark as usize) > last * GROUP {
-            return false;
+    /// Returns the last group if it has no entry below the mark, to give its memory back.
+    pub(super) fn pop_group(&mut self) -> Option<Returning> {
+        let last = self.groups.checked_sub(1)?;
+        if self.is_returning || self.mark as usize > last * GROUP {
+            return None;
         }
-        self.table.give_back(last);
         self.groups = last;
-        true
+        self.is_returning = true;
+        Some(Returning { table: self.table.clone(), group: last })
+    }
+
+    /// The memory of the group that [`Entries::pop_group`] returned last is given back.
+    pub(super) fn returned(&mut self) {
+        self.is_returning = false;
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 
 use hashbrown::HashTable;
 
+pub(crate) use self::entries::{NoRoom, Returning};
 use self::entries::{Entries, GROUP, GROUP_BYTES, Kept, Queue};
 use self::ghosts::Ghosts;
 
@@ -33,9 +34,17 @@ const MOST_WALKED: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Position(u32);
 
-/// There is no memory for another entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NoMemory;
+/// What [`Index::tidy`] has left to do without the shard's lock.
+#[derive(Default)]
+#[must_use = "what is in it is to be given back without the shard's lock"]
+pub(crate) struct Tidied {
+    /// Whether another step has more to do.
+    pub(crate) more: bool,
+    /// Memory of entries to give back.
+    pub(crate) returning: Option<Returning>,
+    /// A table that a smaller one has replaced, to be dropped.
+    pub(crate) table: HashTable<u32>,
+}
 
 /// The index of a shard. An entry's word means nothing to it.
 pub(crate) struct Index {
@@ -103,12 +112,12 @@ impl Index {
     /// Makes room for another entry, so that [`Index::insert`] allocates nothing.
     ///
     /// # Errors
-    /// [`NoMemory`]. The entries are as before.
-    pub(crate) fn reserve(&mut self) -> Result<(), NoMemory> {
+    /// [`NoRoom`]. The entries are as before.
+    pub(crate) fn reserve(&mut self) -> Result<(), NoRoom> {
         let entries = &mut self.entries;
-        entries.reserve().map_err(|_| NoMemory)?;
+        entries.reserve()?;
         let spread = |&at: &u32| entries.kept(at).spread();
-        self.table.try_reserve(1, spread).map_err(|_| NoMemory)?;
+        self.table.try_reserve(1, spread).map_err(|_| NoRoom::Memory)?;
         self.ghosts.grow(self.table.len());
         Ok(())
     }
@@ -167,13 +176,16 @@ impl Index {
         }
     }
 
-    /// Gives memory back after many removals. Moves at most `steps` entries. Returns true if more is left to do.
-    pub(crate) fn tidy(&mut self, steps: usize) -> bool {
+    /// Gives memory back after many removals. Moves at most `steps` entries.
+    pub(crate) fn tidy(&mut self, steps: usize) -> Tidied {
         for _ in 0..steps {
+            let returning = self.entries.pop_group();
+            if returning.is_some() {
+                return Tidied { more: true, returning, ..Tidied::default() };
+            }
             let mark = self.entries.mark() as usize;
             if mark == 0 || mark - self.len() < GROUP && self.len() > 0 {
-                self.shrink();
-                return false;
+                return Tidied { table: self.shrink(), ..Tidied::default() };
             }
             if let Some((from, to)) = self.entries.lower_mark() {
                 let kept = self.entries.kept(to);
@@ -182,29 +194,35 @@ impl Index {
                     None => panic!("entry {from} is not in the table"),
                 }
             }
-            self.entries.give_back();
         }
-        true
+        Tidied { more: true, ..Tidied::default() }
     }
 
-    /// Shrinks table and ghosts if they are much too large. Without memory for a smaller table, the old one stays.
-    fn shrink(&mut self) {
-        while self.entries.give_back() {}
+    /// The memory that [`Index::tidy`] returned last is given back.
+    pub(crate) fn returned(&mut self) {
+        self.entries.returned();
+    }
+
+    /// Shrinks table and ghosts if they are much too large. Returns the table that was replaced. Without memory for a
+    /// smaller one, it stays.
+    fn shrink(&mut self) -> HashTable<u32> {
         let len = self.len();
         self.ghosts.shrink(len);
-        if len == 0 {
-            self.table = HashTable::new();
-        } else if self.table.allocation_size() > len * LOOSE + 64 {
-            let mut smaller = HashTable::new();
+        let mut smaller = HashTable::new();
+        if len > 0 {
+            if self.table.allocation_size() <= len * LOOSE + 64 {
+                return smaller;
+            }
             let entries = &self.entries;
             let spread = |&at: &u32| entries.kept(at).spread();
-            if smaller.try_reserve(len + len / 8, spread).is_ok() {
-                for &at in &self.table {
-                    smaller.insert_unique(spread(&at), at, spread);
-                }
-                self.table = smaller;
+            if smaller.try_reserve(len + len / 8, spread).is_err() {
+                return smaller;
+            }
+            for &at in &self.table {
+                smaller.insert_unique(spread(&at), at, spread);
             }
         }
+        core::mem::replace(&mut self.table, smaller)
     }
 
     /// Calls `then` with the words of up to `limit` entries, from the place before `below` or from the last one on, in

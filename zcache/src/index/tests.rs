@@ -6,7 +6,7 @@ use zpool_base::sync::test_rng::Rng;
 
 use super::entries::Kept;
 use super::ghosts::Ghosts;
-use super::{Index, Position, SMALL_SHARE, USES_TO_STAY};
+use super::{Index, NoRoom, Position, SMALL_SHARE, USES_TO_STAY};
 
 fn hash(key: u64) -> u64 {
     let mut hash = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -68,6 +68,16 @@ fn find(index: &Index, key: u64) -> Option<Position> {
     index.find(hash(key), |word| (word == key).then_some(())).map(|(at, ())| at)
 }
 
+/// Does a step of tidying. Returns whether there is more to do.
+fn tidy(index: &mut Index, steps: usize) -> bool {
+    let tidied = index.tidy(steps);
+    if let Some(returning) = tidied.returning {
+        returning.give_back();
+        index.returned();
+    }
+    tidied.more
+}
+
 fn insert(index: &mut Index, key: u64) {
     index.reserve().unwrap();
     index.insert(hash(key), key);
@@ -111,7 +121,7 @@ fn it_evicts_what_the_model_evicts() {
                     assert_eq!(index.evict(), model.evict());
                 }
                 _ => {
-                    if !index.tidy(rng.below(50)) {
+                    if !tidy(&mut index, rng.below(50)) {
                         model.ghosts.shrink(model.uses.len());
                     }
                 }
@@ -136,17 +146,45 @@ fn memory_comes_back() {
         let at = find(&index, key).unwrap();
         index.remove(at);
     }
-    while index.tidy(100) {}
+    while tidy(&mut index, 100) {}
     let rest = index.memory_bytes();
     if !cfg!(miri) {
         assert!(rest * 10 <= full * 3, "{rest} of {full} bytes");
     }
     assert!((0..count).all(|key| find(&index, key).is_some() == (key % 4 == 0)));
     while index.evict().is_some() {}
-    while index.tidy(100) {}
+    while tidy(&mut index, 100) {}
     assert_eq!(index.memory_bytes(), 0);
     insert(&mut index, 5);
     assert!(find(&index, 5).is_some());
+}
+
+#[test]
+fn no_entry_comes_where_memory_is_being_given_back() {
+    let mut index = Index::new();
+    (0..4000).for_each(|key| insert(&mut index, key));
+    for key in 0..3500 {
+        let at = find(&index, key).unwrap();
+        index.remove(at);
+    }
+    let returning = loop {
+        let tidied = index.tidy(100);
+        assert!(tidied.more);
+        if let Some(returning) = tidied.returning {
+            break returning;
+        }
+    };
+    let mut key = 4000;
+    while index.reserve().is_ok() {
+        index.insert(hash(key), key);
+        key += 1;
+    }
+    // Three groups have 1024 places each.
+    assert_eq!((index.len(), index.reserve()), (3072, Err(NoRoom::Returning)));
+    returning.give_back();
+    index.returned();
+    (key..8000).for_each(|key| insert(&mut index, key));
+    assert!((3500..8000).all(|key| find(&index, key).is_some()));
 }
 
 #[test]
@@ -191,7 +229,7 @@ fn a_walk_visits_what_stays() {
                 index.remove(at);
             }
         }
-        index.tidy(rng.below(200));
+        tidy(&mut index, rng.below(200));
     }
     assert!((0..count).step_by(3).all(|key| seen.contains(&key)));
 }
