@@ -142,7 +142,7 @@ fn number(error: &ZramError, beyond: u32) -> u32 {
     match error {
         ZramError::OutOfRange { .. } => beyond,
         ZramError::MemLimit { .. } => ENOSPC,
-        ZramError::Table { .. } | ZramError::Pool { .. } => ENOMEM,
+        ZramError::Table { .. } | ZramError::Buffer { .. } | ZramError::Pool { .. } => ENOMEM,
         _ => EIO,
     }
 }

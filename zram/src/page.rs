@@ -24,7 +24,7 @@ use zpool_base::contained::contain;
 use crate::counts::Counts;
 use crate::error::ZramError;
 use crate::page_buffer::PageBuffer;
-use crate::recent::RecentPages;
+use crate::recent::{Found, RecentPages};
 use crate::table::{SlotGuard, Table};
 use crate::word::{Content, Word};
 
@@ -97,8 +97,9 @@ impl Zram {
         let old = slot.replace(new);
         // Counted under the lock: the next replacement must not subtract this word before it is added.
         self.counts.replaced(old, new);
-        drop(slot);
+        // Under the lock, too: who finds the new content finds no copy of the old one afterwards.
         self.recent.forget(index);
+        drop(slot);
         self.discard_word(old);
     }
 
@@ -120,10 +121,19 @@ impl Zram {
         start: usize,
         to: &mut [u8],
     ) -> Result<(), ZramError> {
-        if self.recent.is_for(self.unit) {
-            return self
-                .recent
-                .read(index, self.unit, start, to, |page| self.read_page(index, page));
+        if self.recent.is_in_use() {
+            let read = |page: &mut [u8]| self.read_page(index, page);
+            match self.recent.read(index, self.unit, start, to, read)? {
+                Found::Slot => return Ok(()),
+                Found::Copy => {
+                    // The page was used, although its slot was not read.
+                    if let Some(mut slot) = self.table.lock(index) {
+                        slot.touch();
+                    }
+                    return Ok(());
+                }
+                Found::Nowhere => {}
+            }
         }
         let mut buffer = PageBuffer::new(index, self.unit)?;
         let page = buffer.bytes();

@@ -56,8 +56,8 @@ impl Zram {
     ///
     /// # Errors
     /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::Pool`], [`ZramError::Codec`] or
-    /// [`ZramError::Device`] if the backend, the codec or the device fails; [`ZramError::Reentrant`] if called
-    /// from inside a codec or backend.
+    /// [`ZramError::Device`] if the backend, the codec or the device fails; [`ZramError::Buffer`] if there is no memory
+    /// to decompress a page of more than 4096 bytes; [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
     /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page or
@@ -95,22 +95,29 @@ impl Zram {
     ///
     /// # Errors
     /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::MemLimit`] if the pool would
-    /// exceed its limit; [`ZramError::Table`] if there is no memory for a page's slot; [`ZramError::Pool`],
-    /// [`ZramError::Codec`] or [`ZramError::Device`] if the backend, the codec or the device fails;
-    /// [`ZramError::Reentrant`] if called from inside a codec or backend.
+    /// exceed its limit; [`ZramError::Table`] if there is no memory for a page's slot; [`ZramError::Buffer`] if there is
+    /// none to change a part of a page of more than 4096 bytes; [`ZramError::Pool`], [`ZramError::Codec`] or
+    /// [`ZramError::Device`] if the backend, the codec or the device fails; [`ZramError::Reentrant`] if called from
+    /// inside a codec or backend.
     ///
     /// # Blocking
     /// Sleeps as [`Zram::read`] does, and in the backend.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ZramError> {
         self.check(offset, bytes.len() as u64)?;
         self.counted(self.parts(offset, bytes.len() as u64), |part| {
-            let from = &bytes[part.of_range];
+            let from = &bytes[part.of_range.clone()];
             if from.len() == self.unit {
                 return self.write_page(part.index, from);
             }
             // The caller's memory is read before the slot is locked: the read may cause a fault, which a handler of
             // the program takes long for.
             let mut copy = PageBuffer::new(part.index, self.unit)?;
+            if part.is_whole() {
+                // The disk ends within the page, so nothing of the old page is kept.
+                let page = copy.bytes();
+                page[..from.len()].copy_from_slice(from);
+                return self.write_page(part.index, page);
+            }
             let copy = &mut copy.bytes()[..from.len()];
             copy.copy_from_slice(from);
             self.change_page(part.index, |page| page[part.on_page].copy_from_slice(copy))
@@ -188,6 +195,7 @@ impl Zram {
         for index in self.table.made() {
             self.discard_page(index);
         }
+        self.recent.clear();
         self.counts.reset(&self.device_figures());
     }
 

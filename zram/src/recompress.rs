@@ -108,6 +108,7 @@ impl Zram {
     /// # Errors
     /// [`ZramError::NoSuchAlgorithm`] if the disk has no algorithm of that name or priority, or no algorithm for
     /// recompression at all; [`ZramError::Pool`] or [`ZramError::Codec`] if the backend or a codec fails;
+    /// [`ZramError::Buffer`] if there is no memory to decompress a page of more than 4096 bytes;
     /// [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
@@ -156,7 +157,6 @@ impl Zram {
         priority: usize,
         what: &Recompress,
     ) -> Result<Option<usize>, ZramError> {
-        let mut buffer = PageBuffer::new(index, self.unit)?;
         let Some(mut slot) = self.table.lock(index) else { return Ok(None) };
         let word = slot.word();
         let Content::Object { bits, priority: now, huge } = word.content() else { return Ok(None) };
@@ -167,6 +167,7 @@ impl Zram {
         if left_out {
             return Ok(None);
         }
+        let mut buffer = PageBuffer::new(index, self.unit)?;
         let page = buffer.bytes();
         let old_len = {
             let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));

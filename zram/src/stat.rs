@@ -152,7 +152,7 @@ impl Zram {
         let pool = self.zpool.stats();
         let counts = &self.counts;
         MmStat {
-            orig_data_size: counts.stored.get().saturating_mul(self.unit as u64),
+            orig_data_size: counts.stored.get().saturating_mul(self.unit as u64).min(self.disksize),
             compr_data_size: pool.object_bytes as u64,
             mem_used_total: pool.pool_bytes() as u64,
             mem_limit: counts.mem_limit() as u64,
@@ -277,7 +277,8 @@ impl Zram {
         Ok(pages)
     }
 
-    /// Gives the free pages that the pool keeps for reuse back to the system, and returns their number.
+    /// Gives the free pages that the pool keeps for reuse back to the system, and returns their number. Also drops the
+    /// decompressed copies of units that were read in part.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -291,6 +292,7 @@ impl Zram {
     /// # Blocking
     /// Blocks in the system.
     pub fn trim(&self) -> usize {
+        self.recent.clear();
         self.zpool.trim()
     }
 }

@@ -198,6 +198,47 @@ fn parts_of_one_page_cost_one_decompression_and_their_copies_are_counted() {
 }
 
 #[test]
+fn a_page_that_is_read_in_part_is_not_idle() {
+    let unit = 32_768;
+    let disk = builder(unit, 4 * unit as u64).build().unwrap();
+    disk.write(0, &content(2 * unit, 2)).unwrap();
+    let mut read = [0; 512];
+    disk.read(100, &mut read).unwrap();
+    disk.mark_idle();
+    // Found in the copy of the page.
+    disk.read(5000, &mut read).unwrap();
+    let idle: Vec<bool> = disk.block_state().map(|page| page.idle).collect();
+    assert_eq!(idle, [false, true]);
+}
+
+#[test]
+fn copies_of_pages_end_with_a_reset_or_a_trim() {
+    let unit = 32_768;
+    let disk = builder(unit, 4 * unit as u64).build().unwrap();
+    let without = disk.metadata_bytes();
+    for drop_copies in [Zram::reset as fn(&Zram), |disk| _ = disk.trim()] {
+        disk.write(0, &content(2 * unit, 2)).unwrap();
+        disk.read(100, &mut [0; 512]).unwrap();
+        assert!(disk.metadata_bytes() >= without + unit);
+        drop_copies(&disk);
+        assert!(disk.metadata_bytes() < without + unit, "{}", disk.metadata_bytes() - without);
+    }
+}
+
+#[test]
+fn the_last_page_of_a_disk_may_be_short() {
+    let (unit, rest) = (65_536, 4096);
+    let disk = builder(unit, (unit + rest) as u64).build().unwrap();
+    let bytes = content(unit + rest, 7);
+    disk.write(0, &bytes).unwrap();
+    assert_eq!(disk.mm_stat().orig_data_size, (unit + rest) as u64);
+    disk.write(unit as u64, &bytes[..rest]).unwrap();
+    let mut read = vec![0; rest];
+    disk.read(unit as u64, &mut read).unwrap();
+    assert!(read == bytes[..rest]);
+}
+
+#[test]
 fn at_the_limit_a_write_of_a_part_keeps_the_old_content() {
     let unit = 16_384;
     let disk = builder(unit, 256 * unit as u64).mem_limit(1 << 20).build().unwrap();

@@ -78,10 +78,19 @@ impl Drop for PagesFile {
     }
 }
 
+/// Returns how many pages of 4096 bytes a device needs to hold a disk of `size` bytes although none of its units of `unit`
+/// bytes compresses. A segment holds three such units and a directory, where four would fit without one. A small device
+/// needs several segments.
+fn device_pages(size: u64, unit: usize) -> u64 {
+    const LEAST: u64 = 256;
+    let pages = size.div_ceil(4096);
+    if unit <= 4096 { pages } else { pages.saturating_add(pages / 3).saturating_add(LEAST) }
+}
+
 /// Opens what `--backing` names, if it was given.
 fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<PagesFile>)>> {
     let Some(given) = &args.backing else { return Ok(None) };
-    let pages = args.size.div_ceil(4096);
+    let pages = device_pages(args.size, args.unit);
     let Some((url, scheme)) = backing::url(given) else {
         if args.plain {
             return Err(Error::PlainFile);
@@ -234,4 +243,31 @@ fn summary(disk: &Zram, totals: Totals) -> String {
 fn say(line: &str) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::device_pages;
+    use std::sync::Arc;
+    use zram::device::MemorySwapDevice;
+    use zram::{Writeback, Zram};
+
+    #[test]
+    fn the_device_holds_a_disk_that_does_not_compress() {
+        for unit in [4096_usize, 8192, 16_384, 32_768, 65_536] {
+            for size in [4096, unit as u64, 100_000, 4 << 20] {
+                let device = Arc::new(MemorySwapDevice::new(device_pages(size, unit)));
+                let disk = Zram::builder().disksize(size).unit(unit).backing_device(device);
+                let disk = disk.build().unwrap();
+                let noise = (1..=size.div_ceil(8)).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let noise: Vec<u8> = noise.flat_map(u64::to_le_bytes).take(size as usize).collect();
+                disk.write(0, &noise).unwrap();
+                let units = size.div_ceil(unit as u64);
+                assert_eq!(disk.writeback(&Writeback::new()).unwrap(), units, "{unit}, {size}");
+                let mut back = vec![0; size as usize];
+                disk.read(0, &mut back).unwrap();
+                assert!(back == noise);
+            }
+        }
+    }
 }

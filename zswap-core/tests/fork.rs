@@ -228,11 +228,10 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             true
         },
         &mut || world.file.is_none() || FileSwapDevice::create(path, 9).is_err(),
-        // A store that the child itself builds works.
+        // A store that the child itself builds works. It starts no thread: `fork_threads.rs` says why.
         &mut || {
-            let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
             let device = Arc::new(MemorySwapDevice::new(100));
-            let own = Zswap::builder().acomp(engine).swap_device(device).build().unwrap();
+            let own = Zswap::builder().swap_device(device).build().unwrap();
             let mut back = [0; PAGE_SIZE];
             let batch = [(entry, &*text)];
             own.store_batch(&batch).unwrap().pop() == Some(Ok(()))
@@ -323,7 +322,6 @@ fn children_of_a_busy_store_leave_its_file_alone() {
     children_of_a_busy_store("z3fold", "lz4", Some(path));
 }
 
-/// A device that forks in its first write. Both processes return from that write.
 /// A thread may hold the sampler's lock, or train, while the child is forked.
 #[test]
 #[cfg(feature = "zstd")]
@@ -372,6 +370,7 @@ fn a_store_that_trains_dictionaries_is_forked() {
     assert!(dictionaries.unwrap().stop().trained > 1);
 }
 
+/// A device that forks in its first write. Both processes return from that write.
 #[derive(Debug, Default)]
 struct Forks(std::sync::Mutex<Option<i32>>);
 
