@@ -22,7 +22,7 @@ use crate::values::Values;
 const DEFAULT_BYTES: usize = 64 << 20;
 
 /// Each shard has at least this share of the budget, so that it has enough entries to choose from.
-const SHARD_BYTES: usize = 4 << 20;
+const SHARD_BYTES: usize = 8 << 20;
 
 const MOST_SHARDS: usize = 64;
 
@@ -235,4 +235,3 @@ fn set_default_pages(recipe: &mut Recipe) {
 /// Elsewhere the default keeps no page warm.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn set_default_pages(_recipe: &mut Recipe) {}
-

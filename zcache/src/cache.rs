@@ -12,9 +12,6 @@ use crate::key::Key;
 use crate::ledger::LEAST_BYTES;
 use crate::stats::CacheStats;
 
-/// How many entries [`Cache::for_each`] pins at a time.
-const PINNED: usize = 32;
-
 /// Values of any length under keys, compressed, within a budget of memory.
 ///
 /// All calls may be made from any thread at any time; share the cache by reference or in an
@@ -318,23 +315,19 @@ impl Cache {
     pub fn for_each(&self, mut then: impl FnMut(Key<'_>, &[u8])) -> Result<(), CacheError> {
         let engine = self.engine()?;
         let mut value = Vec::new();
-        for shard in &engine.shards {
+        for shard in 0..engine.shards.len() {
             let mut next = None;
             loop {
-                let mut pinned = [const { None }; PINNED];
-                let mut places = pinned.iter_mut();
-                let entries = shard.read();
-                next = entries.index.walk_down(next, PINNED, |bits| {
-                    if let Some(place) = places.next() {
-                        *place = entries.pin(&engine.values, bits, None).ok().flatten();
-                    }
-                });
-                drop(entries);
-                for pinned in pinned.into_iter().flatten() {
-                    if engine.values.read(&pinned, &mut value).is_ok() {
-                        pinned.with_key(|key| then(key, &value));
-                    }
-                }
+                next = engine.walk(
+                    shard,
+                    next,
+                    |_, _| true,
+                    |pinned| {
+                        if engine.values.read(pinned, &mut value).is_ok() {
+                            pinned.with_key(|key| then(key, &value));
+                        }
+                    },
+                );
                 if next.is_none() {
                     break;
                 }

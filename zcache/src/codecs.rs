@@ -154,7 +154,11 @@ impl Codecs {
 
     /// Uses a codec with a dictionary for new short values. `shared_bytes` are the heap bytes of the dictionary and its
     /// prepared forms. Returns false if all numbers are taken.
-    pub(crate) fn use_dictionary(&self, compressor: Arc<dyn Compressor>, shared_bytes: usize) -> bool {
+    pub(crate) fn use_dictionary(
+        &self,
+        compressor: Arc<dyn Compressor>,
+        shared_bytes: usize,
+    ) -> bool {
         let codec = codec(compressor, &self.allowance, SHORT);
         let _rank = acquire(Rank::Leaf);
         let mut dictionaries = self.dictionaries.write();

@@ -23,6 +23,9 @@ const LEAST_EVICTED: usize = 16 << 10;
 /// The most entries to evict before the pool is asked again.
 const MOST_EVICTED: usize = 1024;
 
+/// How many entries are pinned at a time while the cache is walked through.
+pub(crate) const PINNED: usize = 32;
+
 /// How often an insert counts what the contexts take. Between two counts, they grow by a few at most.
 const COUNT_EVERY: u64 = 32;
 
@@ -269,34 +272,44 @@ impl Engine {
         }
     }
 
-    /// Compresses those of a few entries of a shard again whose dictionary is not the current one. `below` is where to
-    /// go on. Returns where to go on next. Entries that fail, or change meanwhile, are left as they are.
-    #[cfg(feature = "zstd")]
-    pub(crate) fn renew(&self, shard: usize, below: Option<u32>) -> Option<u32> {
-        const PINNED: usize = 16;
+    /// Pins those of a few entries of a shard whose words `choose` accepts, and calls `then` with each, without a lock.
+    /// `below` is where to go on. Returns where to go on next.
+    pub(crate) fn walk(
+        &self,
+        shard: usize,
+        below: Option<u32>,
+        choose: impl Fn(&Entries, u64) -> bool,
+        mut then: impl FnMut(&Pinned<'_>),
+    ) -> Option<u32> {
         let mut pinned = [const { None }; PINNED];
         let mut places = pinned.iter_mut();
         let entries = self.shards[shard].read();
         let next = entries.index.walk_down(below, PINNED, |bits| {
-            if entries.is_old(&self.values, bits)
+            if choose(&entries, bits)
                 && let Some(place) = places.next()
             {
                 *place = entries.pin(&self.values, bits, None).ok().flatten();
             }
         });
         drop(entries);
-        let mut value = Vec::new();
-        for pinned in pinned.into_iter().flatten() {
-            if self.values.read(&pinned, &mut value).is_ok() {
-                let _ = pinned.with_key(|key| {
-                    let is_it = |entries: &Entries, at: Option<Position>| {
-                        at.is_some_and(|at| entries.is_pinned(at, &pinned))
-                    };
-                    self.put_value(self.hash(key), key, &value, is_it)
-                });
-            }
-        }
+        pinned.iter().flatten().for_each(&mut then);
         next
+    }
+
+    /// Compresses those of a few entries of a shard again whose dictionary is not the current one. `below` is where to
+    /// go on. Returns where to go on next. Entries that fail, or change meanwhile, are left as they are.
+    #[cfg(feature = "zstd")]
+    pub(crate) fn renew(&self, shard: usize, below: Option<u32>) -> Option<u32> {
+        let mut value = Vec::new();
+        let is_old = |entries: &Entries, bits| entries.is_old(&self.values, bits);
+        self.walk(shard, below, is_old, |pinned| {
+            if self.values.read(pinned, &mut value).is_ok() {
+                let is_it = |entries: &Entries, at: Option<Position>| {
+                    at.is_some_and(|at| entries.is_pinned(at, pinned))
+                };
+                let _ = pinned.with_key(|key| self.put_value(self.hash(key), key, &value, is_it));
+            }
+        })
     }
 
     /// Returns the number of entries.

@@ -10,7 +10,9 @@ use zpool_api::ZpoolError;
 #[non_exhaustive]
 pub enum CacheError {
     /// The key is too long.
-    #[error("a key of {len} bytes is too long: {max} bytes are allowed; use a hash of it as the key")]
+    #[error(
+        "a key of {len} bytes is too long: {max} bytes are allowed; use a hash of it as the key"
+    )]
     KeyTooLong {
         /// The length of the key in bytes.
         len: usize,
@@ -26,7 +28,9 @@ pub enum CacheError {
         max: usize,
     },
     /// The value takes too much of the budget.
-    #[error("the value compresses to more than {max} bytes, which is half of max_bytes; raise max_bytes")]
+    #[error(
+        "the value compresses to more than {max} bytes, which is half of max_bytes; raise max_bytes"
+    )]
     TooLarge {
         /// The most bytes that a compressed value may have.
         max: usize,
@@ -57,10 +61,14 @@ pub enum CacheError {
     #[error("a codec, a backend or a thread that is ending must not call a cache")]
     Reentrant,
     /// A listener of evictions must not insert.
-    #[error("insert was called by a listener of evictions, which would never end; insert after it has returned")]
+    #[error(
+        "insert was called by a listener of evictions, which would never end; insert after it has returned"
+    )]
     InListener,
     /// The pool returned bytes that are no value of this cache.
-    #[error("the pool returned {len} bytes that are no value of this cache: memory was overwritten, or the backend is broken")]
+    #[error(
+        "the pool returned {len} bytes that are no value of this cache: memory was overwritten, or the backend is broken"
+    )]
     Corrupt {
         /// The length of the object in bytes.
         len: usize,
@@ -95,7 +103,9 @@ pub enum BuildError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// Dictionaries were asked for, and the compressor takes none.
-    #[error("the compressor is {compressor}, and only zstd takes trained dictionaries: use zstd, or dictionaries(false)")]
+    #[error(
+        "the compressor is {compressor}, and only zstd takes trained dictionaries: use zstd, or dictionaries(false)"
+    )]
     NotZstd {
         /// The compressor's canonical name.
         compressor: String,

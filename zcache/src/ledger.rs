@@ -12,8 +12,9 @@ use zpool_api::PageBudget;
 /// The least budget in bytes: 4 MiB. A context for each range of lengths may take half of it.
 pub const LEAST_BYTES: usize = 4 << 20;
 
-/// What is always taken: the cache itself, its background thread's stack, and blocks that the system allocator keeps.
-const FIXED: usize = 64 << 10;
+/// What is always taken: the cache itself, its background thread's stack, code that is loaded when it is first used, and
+/// blocks that the system allocator keeps.
+const FIXED: usize = 384 << 10;
 
 /// The memory of a cache.
 #[derive(Debug)]
@@ -87,6 +88,11 @@ impl Ledger {
         if self.part(part).swap(bytes, SeqCst) != bytes {
             self.settle();
         }
+    }
+
+    /// Returns the bytes of the shards' tables.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.index.load(SeqCst)
     }
 
     /// Returns the bytes of everything but the pool's pages.

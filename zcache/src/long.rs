@@ -130,7 +130,8 @@ impl Long {
             OwnedKey::Number(_) => 0,
             OwnedKey::Bytes(bytes) => bytes.len(),
         };
-        let lists = self.frames.capacity() * size_of::<u32>() + self.pieces.capacity() * size_of::<u64>();
+        let lists =
+            self.frames.capacity() * size_of::<u32>() + self.pieces.capacity() * size_of::<u64>();
         // The reference's counters, and what the system allocator adds to four blocks.
         size_of::<Self>() + 16 + key + lists + 64
     }

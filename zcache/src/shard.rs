@@ -219,10 +219,11 @@ impl Entries {
         hash: u64,
         key: Key<'_>,
     ) -> Option<(Body, bool)> {
-        let (at, is_it) = self.index.find(hash, |bits| match self.pin(values, bits, Some(key)) {
-            Ok(pinned) => pinned.map(|_| true),
-            Err(_) => Some(false),
-        })?;
+        let (at, is_it) =
+            self.index.find(hash, |bits| match self.pin(values, bits, Some(key)) {
+                Ok(pinned) => pinned.map(|_| true),
+                Err(_) => Some(false),
+            })?;
         let bits = self.index.remove(at);
         Some((self.to_body(bits), is_it))
     }
@@ -317,5 +318,4 @@ impl Entries {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.index.memory_bytes() + self.long.memory_bytes()
     }
-
 }

@@ -31,10 +31,7 @@ pub(crate) struct Values {
 /// A stored value that is in no index.
 #[derive(Debug)]
 pub(crate) enum Body {
-    Object {
-        handle: Handle,
-        codec: CodecNumber,
-    },
+    Object { handle: Handle, codec: CodecNumber },
     Long(Arc<Long>),
 }
 
@@ -63,11 +60,7 @@ impl Drop for Stored<'_> {
 /// A value that stays as it is while this lives, whether or not it leaves the index.
 #[derive(Debug)]
 pub(crate) enum Pinned<'a> {
-    Object {
-        handle: Handle,
-        object: ObjRead<'a>,
-        codec: InUse<'a>,
-    },
+    Object { handle: Handle, object: ObjRead<'a>, codec: InUse<'a> },
     Long(Arc<Long>),
 }
 
@@ -86,7 +79,12 @@ impl Pinned<'_> {
 
 impl Values {
     pub(crate) fn new(pool: Pool, codecs: Codecs) -> Self {
-        Values { pool: Arc::new(pool), codecs, value_bytes: AtomicUsize::new(0), short_bytes: AtomicUsize::new(0) }
+        Values {
+            pool: Arc::new(pool),
+            codecs,
+            value_bytes: AtomicUsize::new(0),
+            short_bytes: AtomicUsize::new(0),
+        }
     }
 
     /// Returns the length of all values before compression, in bytes.
@@ -137,10 +135,7 @@ impl Values {
                 Err(frame) => long(Some(&frame))?,
             }
         };
-        self.value_bytes.fetch_add(value.len(), SeqCst);
-        if value.len() <= SHORT {
-            self.short_bytes.fetch_add(value.len(), SeqCst);
-        }
+        self.count(value.len());
         Ok(Stored { values: self, body: Some(body) })
     }
 
@@ -212,6 +207,13 @@ impl Values {
                 None => panic!("without a key, every object is opened"),
             },
             Body::Long(long) => Ok(Pinned::Long(long.clone())),
+        }
+    }
+
+    fn count(&self, value_len: usize) {
+        self.value_bytes.fetch_add(value_len, SeqCst);
+        if value_len <= SHORT {
+            self.short_bytes.fetch_add(value_len, SeqCst);
         }
     }
 

@@ -37,10 +37,7 @@ impl CodecNumber {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
     /// An object of the pool.
-    Object {
-        handle: Handle,
-        codec: CodecNumber,
-    },
+    Object { handle: Handle, codec: CodecNumber },
     /// A long value: a place in its shard's table.
     Long(u32),
 }

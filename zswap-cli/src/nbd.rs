@@ -78,19 +78,19 @@ impl Drop for PagesFile {
     }
 }
 
-/// Returns how many pages of 4096 bytes a device needs to hold a disk of `size` bytes although none of its units of `unit`
-/// bytes compresses. A segment holds three such units and a directory, where four would fit without one. A small device
-/// needs several segments.
-fn device_pages(size: u64, unit: usize) -> u64 {
+/// Returns how many pages of 4096 bytes a device needs to hold a disk of `size` bytes although nothing on it compresses. A
+/// segment holds at least three units and a directory, where four would fit without one. A small device needs several
+/// segments.
+fn device_pages(size: u64) -> u64 {
     const LEAST: u64 = 256;
     let pages = size.div_ceil(4096);
-    if unit <= 4096 { pages } else { pages.saturating_add(pages / 3).saturating_add(LEAST) }
+    pages.saturating_add(pages / 3).saturating_add(LEAST)
 }
 
 /// Opens what `--backing` names, if it was given.
 fn place(args: &Nbd, services: &[Service]) -> Result<Option<(Backing, Option<PagesFile>)>> {
     let Some(given) = &args.backing else { return Ok(None) };
-    let pages = device_pages(args.size, args.unit);
+    let pages = device_pages(args.size);
     let Some((url, scheme)) = backing::url(given) else {
         if args.plain {
             return Err(Error::PlainFile);
@@ -255,15 +255,16 @@ mod tests {
     #[test]
     fn the_device_holds_a_disk_that_does_not_compress() {
         for unit in [4096_usize, 8192, 16_384, 32_768, 65_536] {
-            for size in [4096, unit as u64, 100_000, 4 << 20] {
-                let device = Arc::new(MemorySwapDevice::new(device_pages(size, unit)));
+            for size in [4096, unit as u64, 102_400, 4 << 20] {
+                let device = Arc::new(MemorySwapDevice::new(device_pages(size)));
                 let disk = Zram::builder().disksize(size).unit(unit).backing_device(device);
                 let disk = disk.build().unwrap();
                 let noise = (1..=size.div_ceil(8)).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let noise: Vec<u8> = noise.flat_map(u64::to_le_bytes).take(size as usize).collect();
                 disk.write(0, &noise).unwrap();
                 let units = size.div_ceil(unit as u64);
-                assert_eq!(disk.writeback(&Writeback::new()).unwrap(), units, "{unit}, {size}");
+                disk.writeback(&Writeback::new()).unwrap();
+                assert_eq!(disk.bd_stat().bd_count, units, "units of {unit}, {size} bytes");
                 let mut back = vec![0; size as usize];
                 disk.read(0, &mut back).unwrap();
                 assert!(back == noise);

@@ -4,13 +4,15 @@
 //! it, so a run is due when the waste has grown since the last one, or, while it is above the threshold, after ever
 //! longer waits.
 
-use super::Report;
+use super::{Report, heap};
 use crate::engine::Engine;
 
 /// The waste that is tolerated, by the bytes of the objects.
 const TOLERATED_PERCENT: usize = 2;
 /// The least growth of the waste that leads to a run, in bytes.
 const LEAST_GAIN: usize = 64 << 10;
+/// The system allocator is asked to give memory back when tables have shrunk by this many bytes.
+const LEAST_TABLES: usize = 512 << 10;
 /// The pages that a call of the backend frees at most.
 const STEP_PAGES: usize = 64;
 /// The longest wait for a run that may free nothing, in steps.
@@ -26,6 +28,8 @@ pub(super) struct Housekeeping {
     /// What had happened in the cache at the last step.
     inserts: u64,
     entries: usize,
+    /// The greatest number of bytes that the shards' tables took since the allocator gave memory back.
+    tables: usize,
 }
 
 impl Housekeeping {
@@ -38,6 +42,12 @@ impl Housekeeping {
     ) -> bool {
         engine.values.codecs.retire();
         engine.tidy(stop);
+        let tables = engine.values.pool.ledger.index_bytes();
+        self.tables = self.tables.max(tables);
+        if self.tables - tables >= LEAST_TABLES {
+            self.tables = tables;
+            heap::trim();
+        }
         let ran = self.compact(engine, report, stop);
         // What grew beside the pages. If nothing is left to evict, the next insert reports it.
         let _ = engine.fit();

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "zstd")]
 mod dictionary;
+mod heap;
 mod housekeeping;
 
 use core::time::Duration;
@@ -86,10 +87,11 @@ impl Background {
                 let Some(engine) = weak.upgrade() else { return };
                 let mut report = Report::default();
                 let stop = || theirs.stop.load(SeqCst);
-                let busy = contain(|| work.step(&engine, &mut report, &stop)).unwrap_or_else(|_| {
-                    report.failed += 1;
-                    false
-                });
+                let busy =
+                    contain(|| work.step(&engine, &mut report, &stop)).unwrap_or_else(|_| {
+                        report.failed += 1;
+                        false
+                    });
                 if !maker.is_here() {
                     // User code has forked during the step, and this is the child. It must neither go on nor drop
                     // anything.

@@ -295,7 +295,9 @@ impl Entries {
             self.unlink(last);
             return None;
         }
-        let Some(to) = self.first(Queue::Free) else { panic!("there is no free place for entry {last}") };
+        let Some(to) = self.first(Queue::Free) else {
+            panic!("there is no free place for entry {last}")
+        };
         self.unlink(to);
         for field in [LOW, HIGH, META, NEXT, PREV] {
             let value = self.field(last, field);

@@ -14,8 +14,8 @@ mod tests;
 
 use hashbrown::HashTable;
 
-pub(crate) use self::entries::{NoRoom, Returning};
 use self::entries::{Entries, GROUP, GROUP_BYTES, Kept, Queue};
+pub(crate) use self::entries::{NoRoom, Returning};
 use self::ghosts::Ghosts;
 
 /// The small queue is the next to evict from while it has more than this share of the entries.

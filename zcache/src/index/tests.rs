@@ -28,7 +28,11 @@ impl Model {
     fn insert(&mut self, key: u64) {
         self.ghosts.grow(self.uses.len());
         self.uses.insert(key, 0);
-        if self.ghosts.take(Kept::of(hash(key))) { self.main.push_back(key) } else { self.small.push_back(key) }
+        if self.ghosts.take(Kept::of(hash(key))) {
+            self.main.push_back(key)
+        } else {
+            self.small.push_back(key)
+        }
     }
 
     fn remove(&mut self, key: u64) {
