@@ -336,6 +336,8 @@ impl Engine {
         while self.values.pool.ledger.excess(0) > 0 {
             self.evict_excess(0, attempt)?;
             attempt += 1;
+            // Pages that are emptied are kept warm, and count.
+            self.count_pool();
         }
         Ok(())
     }
@@ -366,7 +368,7 @@ impl Room for Engine {
                 return Ok(());
             }
         }
-        let wanted = bytes.max(LEAST_EVICTED).saturating_mul(1 << attempt.min(10));
+        let wanted = bytes.max(LEAST_EVICTED << attempt.min(10));
         let (mut freed, mut evicted) = (0_usize, 0);
         while freed < wanted && evicted < MOST_EVICTED {
             let Some(bytes) = self.evict_one() else { break };
