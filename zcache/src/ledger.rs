@@ -14,7 +14,7 @@ pub const LEAST_BYTES: usize = 4 << 20;
 
 /// What is always taken: the cache itself, its background thread's stack, code that is loaded when it is first used, and
 /// blocks that the system allocator keeps.
-const FIXED: usize = 384 << 10;
+const FIXED: usize = 640 << 10;
 
 /// The memory of a cache.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ const STEPS: u32 = 16;
 const LONGEST_REST: u32 = 600;
 /// The bytes that the system allocator keeps of samples and trainings, although it was asked to give them back: measured
 /// with glibc, in a process of three threads.
-const KEPT: usize = 640 << 10;
+const KEPT: usize = 1 << 20;
 /// How many entries a step compresses again.
 const RENEWED: usize = 1024;
 
