@@ -39,6 +39,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zpage", ""),
     ("zswap-core", "--features metrics"),
     ("zswap-region", ""),
+    ("zswap-cache", ""),
     ("zram", ""),
     ("zram-nbd", ""),
     ("zswap-measure", ""),

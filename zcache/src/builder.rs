@@ -13,6 +13,7 @@ use crate::codecs::Codecs;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::frugal::{Allowance, allowance};
+use crate::invariant::broken;
 use crate::key::Key;
 use crate::ledger::LEAST_BYTES;
 use crate::listener::Listener;
@@ -192,7 +193,7 @@ impl CacheBuilder {
             return Err(BuildError::BudgetTooSmall { bytes, least: LEAST_BYTES });
         }
         self.recipe.set_unit(MOST_OBJECT).unwrap_or_else(|error| {
-            panic!("objects of a cache have the length of the longest unit: {error}")
+            broken(format_args!("objects of a cache have the length of the longest unit: {error}"))
         });
         let built = self.recipe.compressor(&self.compressor)?;
         let is_zstd = built.compressor.name() == "zstd";

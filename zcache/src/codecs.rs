@@ -15,6 +15,7 @@ use zpool_base::lockdep::{Rank, acquire};
 use zpool_base::sync::RwLock;
 
 use crate::frugal::{Allowance, Frugal};
+use crate::invariant::broken;
 use crate::word::CodecNumber;
 
 /// The most bytes of a value that is compressed at once. Longer ones are cut into frames of this length.
@@ -126,7 +127,9 @@ impl Codecs {
         let _rank = acquire(Rank::Leaf);
         match &self.dictionaries.read().places[number.index()] {
             Some(dictionary) => InUse::Dictionary(dictionary.clone()),
-            None => panic!("dictionary {} is gone, but an entry needs it", number.index()),
+            None => {
+                broken(format_args!("dictionary {} is gone, but an entry needs it", number.index()))
+            }
         }
     }
 
@@ -141,7 +144,10 @@ impl Codecs {
                 let before = dictionary.entries.fetch_sub(1, SeqCst);
                 assert!(before > 0, "dictionary {} has fewer than no entries", number.index());
             }
-            None => panic!("dictionary {} is gone, but an entry needed it", number.index()),
+            None => broken(format_args!(
+                "dictionary {} is gone, but an entry needed it",
+                number.index()
+            )),
         }
     }
 

@@ -60,6 +60,7 @@ mod engine;
 mod error;
 mod frugal;
 mod index;
+mod invariant;
 mod key;
 mod ledger;
 mod listener;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::key::Key;
 
+type OnEvict = dyn Fn(Key<'_>, &[u8]) + Send + Sync;
+
 /// A function that is called with the key and the value of each evicted entry.
 #[derive(Clone)]
-pub(crate) struct Listener(Arc<dyn Fn(Key<'_>, &[u8]) + Send + Sync>);
+pub(crate) struct Listener(Arc<OnEvict>);
 
 impl Listener {
     pub(crate) fn new(listener: impl Fn(Key<'_>, &[u8]) + Send + Sync + 'static) -> Self {

@@ -10,6 +10,7 @@ use zpool_api::{BackendBits, Handle};
 
 use crate::codecs::{Codecs, FRAME};
 use crate::error::CacheError;
+use crate::invariant::broken;
 use crate::key::Key;
 use crate::ledger::Part;
 use crate::pool::{Pool, Room};
@@ -169,7 +170,9 @@ impl Long {
             }
             let mut at = 0;
             while at < len {
-                let bits = pieces.next().unwrap_or_else(|| panic!("a long value lacks a piece"));
+                let bits = pieces
+                    .next()
+                    .unwrap_or_else(|| broken(format_args!("a long value lacks a piece")));
                 let object = self.pool.read(self.handle(*bits))?;
                 let expected = (len - at).min(PIECE);
                 if object.len() != expected {

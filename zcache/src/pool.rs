@@ -6,6 +6,7 @@ use zpage::{BuiltZpool, Recipe, RecipeError};
 use zpool_api::{Handle, ObjRead, PageBudget, PageError, PoolTag, ZpoolError};
 
 use crate::error::CacheError;
+use crate::invariant::broken;
 use crate::ledger::Ledger;
 
 /// The size in bytes of the largest object.
@@ -89,7 +90,9 @@ impl Pool {
     pub(crate) fn free(&self, handle: Handle) {
         match self.zpool.free(handle) {
             Ok(()) | Err(ZpoolError::Forked { .. }) => (),
-            Err(error) => panic!("the cache owns an object that its pool does not have: {error}"),
+            Err(error) => broken(format_args!(
+                "the cache owns an object that its pool does not have: {error}"
+            )),
         }
     }
 }

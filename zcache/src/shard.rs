@@ -15,6 +15,7 @@ use zpool_base::sync::{Mutex, ReadGuard, RwLock, WriteGuard};
 
 use crate::error::CacheError;
 use crate::index::{Index, NoRoom, Position, Tidied};
+use crate::invariant::broken;
 use crate::key::Key;
 use crate::long::Long;
 use crate::values::{Body, Pinned, Values};
@@ -77,13 +78,17 @@ impl LongTable {
 
     fn get(&self, place: u32) -> &Arc<Long> {
         let long = self.places.get(place as usize).and_then(Option::as_ref);
-        long.unwrap_or_else(|| panic!("the index names long value {place}, which is not there"))
+        long.unwrap_or_else(|| {
+            broken(format_args!("the index names long value {place}, which is not there"))
+        })
     }
 
     fn remove(&mut self, place: u32) -> Arc<Long> {
         let long = self.places.get_mut(place as usize).and_then(Option::take);
         self.free.push(place);
-        long.unwrap_or_else(|| panic!("the index names long value {place}, which is not there"))
+        long.unwrap_or_else(|| {
+            broken(format_args!("the index names long value {place}, which is not there"))
+        })
     }
 
     fn memory_bytes(&self) -> usize {
@@ -225,7 +230,7 @@ impl Entries {
                 Err(_) => Some(false),
             })?;
         let bits = self.index.remove(at);
-        Some((self.to_body(bits), is_it))
+        Some((self.leave(bits), is_it))
     }
 
     /// Pins the value of an entry if it has this key; of any entry without a key.
@@ -281,14 +286,14 @@ impl Entries {
         }
     }
 
-    fn to_bits(&mut self, body: Body) -> u64 {
+    fn enter(&mut self, body: Body) -> u64 {
         match body {
             Body::Object { handle, codec } => Word::Object { handle, codec }.to_bits(),
             Body::Long(long) => Word::Long(self.long.insert(long)).to_bits(),
         }
     }
 
-    fn to_body(&mut self, bits: u64) -> Body {
+    fn leave(&mut self, bits: u64) -> Body {
         match Word::from_bits(bits, self.tag) {
             Word::Object { handle, codec } => Body::Object { handle, codec },
             Word::Long(place) => Body::Long(self.long.remove(place)),
@@ -297,21 +302,21 @@ impl Entries {
 
     /// Adds an entry. The caller has called [`Entries::reserve`].
     pub(crate) fn insert(&mut self, hash: u64, body: Body) {
-        let bits = self.to_bits(body);
+        let bits = self.enter(body);
         self.index.insert(hash, bits);
     }
 
     /// Replaces an entry's value, and returns the old one. The caller has called [`Entries::reserve`].
     pub(crate) fn replace(&mut self, at: Position, body: Body) -> Body {
-        let bits = self.to_bits(body);
+        let bits = self.enter(body);
         let old = self.index.replace(at, bits);
-        self.to_body(old)
+        self.leave(old)
     }
 
     /// Removes the entry to evict next, and returns its value.
     pub(crate) fn evict(&mut self) -> Option<Body> {
         let bits = self.index.evict()?;
-        Some(self.to_body(bits))
+        Some(self.leave(bits))
     }
 
     /// Returns the heap bytes of the shard's tables.

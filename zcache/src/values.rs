@@ -8,6 +8,7 @@ use zpool_api::{Handle, ObjRead};
 
 use crate::codecs::{Codecs, FRAME, InUse, SHORT};
 use crate::error::CacheError;
+use crate::invariant::broken;
 use crate::key::{Key, MOST_KEY};
 use crate::long::Long;
 use crate::object::{self, Head};
@@ -45,7 +46,9 @@ pub(crate) struct Stored<'a> {
 impl Stored<'_> {
     /// Takes the value out, to put it into an index.
     pub(crate) fn into_body(mut self) -> Body {
-        self.body.take().unwrap_or_else(|| panic!("a stored value has a body until it is taken"))
+        self.body
+            .take()
+            .unwrap_or_else(|| broken(format_args!("a stored value has a body until it is taken")))
     }
 }
 
@@ -70,7 +73,7 @@ impl Pinned<'_> {
         match self {
             Pinned::Object { object, .. } => match object::parse(object) {
                 Some(value) => then(value.key),
-                None => panic!("a pinned object has changed"),
+                None => broken(format_args!("a pinned object has changed")),
             },
             Pinned::Long(long) => then(long.key()),
         }
@@ -204,7 +207,7 @@ impl Values {
         match body {
             Body::Object { handle, codec } => match self.open(*handle, *codec, None)? {
                 Some(pinned) => Ok(pinned),
-                None => panic!("without a key, every object is opened"),
+                None => broken(format_args!("without a key, every object is opened")),
             },
             Body::Long(long) => Ok(Pinned::Long(long.clone())),
         }

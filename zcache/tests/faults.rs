@@ -278,7 +278,8 @@ fn a_child_refuses_and_leaks() {
                             && cache.clear() == Err(CacheError::Forked)
                             && cache.compact() == Err(CacheError::Forked)
                             && cache.set_max_bytes(64 << 20) == Err(BuildError::Forked);
-                        let empty = cache.is_empty() && stats.entries == 0 && stats.memory_bytes == 0;
+                        let empty =
+                            cache.is_empty() && stats.entries == 0 && stats.memory_bytes == 0;
                         assert!(format!("{cache:?}").contains("another process"));
                         // SAFETY: the child does not use or drop the cache again: it exits at once.
                         drop(unsafe { core::ptr::read(cache) });

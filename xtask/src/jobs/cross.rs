@@ -21,12 +21,14 @@ const CRATES: &[&str] = &[
     "-p zpage --no-default-features --features zbud",
     "-p zswap-core --no-default-features --features zbud",
     "-p zram --no-default-features --features zbud",
+    "-p zswap-cache --no-default-features --features zbud",
     "-p zram-nbd",
     "-p zswap-compressors --no-default-features",
 ];
 
 /// The features with which CI checks all crates in one command.
-const TOGETHER: &str = "--no-default-features --features zpage/zbud,zswap-core/zbud,zram/zbud";
+const TOGETHER: &str =
+    "--no-default-features --features zpage/zbud,zswap-core/zbud,zram/zbud,zswap-cache/zbud";
 
 /// Checks each crate by itself, so that none needs a feature that only another one switches on.
 pub(crate) fn run() -> Result<()> {

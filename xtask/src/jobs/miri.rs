@@ -33,6 +33,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),
     ("zpool-buddies", ""),
+    ("zswap-cache", "--no-default-features --features zbud --lib"),
     // It has no C code itself, but some of its tests use LZ4. Under Miri these tests leave out LZ4.
     ("linewords", "--lib --test round_trip --test hostile"),
     ("zswap-compressors", "--no-default-features --lib"),
@@ -60,6 +61,7 @@ const SMOKE: &[(&str, &str)] = &[
     ("zpool-base", "--lib"),
     ("zpool-pages", "--lib"),
     ("zpool-buddies", "--lib"),
+    ("zswap-cache", "--no-default-features --features zbud --lib"),
     ("zswap-compressors", "--no-default-features --lib"),
 ];
 

@@ -21,6 +21,7 @@ const CONCURRENT: &[Crate] = &[
     ("zpage", "--no-default-features --features zbud"),
     ("zswap-core", "--no-default-features --features zbud"),
     ("zram", "--no-default-features --features zbud"),
+    ("zswap-cache", "--no-default-features --features zbud"),
     ("zram-nbd", ""),
 ];
 

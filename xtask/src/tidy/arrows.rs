@@ -15,7 +15,7 @@ use crate::workspace::{list, text};
 const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];
 
 /// The crates that use backends through a trait only.
-const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram"];
+const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram", "zcache"];
 
 /// The only file of those crates that may name a concrete backend: it registers the built-in ones.
 const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
@@ -63,6 +63,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zpage" => Some(ZPAGE),
         "zswap-core" | "zram" => Some(CONSUMER),
         "zswap-region" => Some(&["zpool-base", "zswap-core"]),
+        "zswap-cache" => Some(CONSUMER),
         "zram-nbd" => Some(&["zswap-compressors", "zram"]),
         "zswap-measure" => Some(&["zpool-api", "zswap-compressors", "zswap-core"]),
         "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),

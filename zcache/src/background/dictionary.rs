@@ -14,7 +14,8 @@ use compressors::training::{
 };
 use compressors::{Compressor, Zstd};
 
-use super::{Report, heap};
+use super::heap;
+use super::report::Report;
 use crate::codecs::SHORT;
 use crate::engine::Engine;
 use crate::error::BuildError;

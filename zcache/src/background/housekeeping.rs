@@ -4,7 +4,8 @@
 //! it, so a run is due when the waste has grown since the last one, or, while it is above the threshold, after ever
 //! longer waits.
 
-use super::{Report, heap};
+use super::heap;
+use super::report::Report;
 use crate::engine::Engine;
 
 /// The waste that is tolerated, by the bytes of the objects.

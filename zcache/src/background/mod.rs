@@ -7,6 +7,7 @@
 mod dictionary;
 mod heap;
 mod housekeeping;
+mod report;
 
 use core::time::Duration;
 // Always std's, not loom's: no model covers this thread.
@@ -18,6 +19,7 @@ use zpool_base::contained::contain;
 use zpool_base::fork::{Leaked, Maker};
 
 use self::housekeeping::Housekeeping;
+use self::report::Report;
 use crate::engine::{Engine, Shared};
 use crate::error::BuildError;
 use crate::stats::CacheStats;
@@ -32,14 +34,6 @@ pub(crate) struct Plan {
     pub(crate) pause: Duration,
     /// The spec of the compressor, if dictionaries are trained for it.
     pub(crate) dictionaries: Option<String>,
-}
-
-/// What the background thread has done.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) adopted: u64,
-    pub(crate) rejected: u64,
-    pub(crate) failed: u64,
 }
 
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use crate::invariant::broken;
 use zpool_base::sync::atomic::{AtomicU32, Ordering};
 use zpool_base::zeroed::ZeroedTable;
 
@@ -128,7 +129,10 @@ impl Entries {
     fn entry(&self, at: u32) -> &[AtomicU32; 5] {
         match self.table.get(at) {
             Some(entry) => entry,
-            None => panic!("entry {at} has no memory, but there are {} entries", self.mark),
+            None => broken(format_args!(
+                "entry {at} has no memory, but there are {} entries",
+                self.mark
+            )),
         }
     }
 
@@ -179,7 +183,7 @@ impl Entries {
             0 => Queue::Free,
             1 => Queue::Small,
             2 => Queue::Main,
-            other => panic!("entry {at} is in queue {other}, which does not exist"),
+            other => broken(format_args!("entry {at} is in queue {other}, which does not exist")),
         }
     }
 
@@ -296,7 +300,7 @@ impl Entries {
             return None;
         }
         let Some(to) = self.first(Queue::Free) else {
-            panic!("there is no free place for entry {last}")
+            broken(format_args!("there is no free place for entry {last}"))
         };
         self.unlink(to);
         for field in [LOW, HIGH, META, NEXT, PREV] {

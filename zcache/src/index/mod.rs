@@ -17,6 +17,7 @@ use hashbrown::HashTable;
 use self::entries::{Entries, GROUP, GROUP_BYTES, Kept, Queue};
 pub(crate) use self::entries::{NoRoom, Returning};
 use self::ghosts::Ghosts;
+use crate::invariant::broken;
 
 /// The small queue is the next to evict from while it has more than this share of the entries.
 const SMALL_SHARE: usize = 10;
@@ -143,7 +144,7 @@ impl Index {
         let kept = self.entries.kept(at.0);
         match self.table.find_entry(kept.spread(), |&other| other == at.0) {
             Ok(entry) => drop(entry.remove()),
-            Err(_) => panic!("entry {} is not in the table", at.0),
+            Err(_) => broken(format_args!("entry {} is not in the table", at.0)),
         }
         self.entries.free(at.0)
     }
@@ -191,7 +192,7 @@ impl Index {
                 let kept = self.entries.kept(to);
                 match self.table.find_mut(kept.spread(), |&at| at == from) {
                     Some(at) => *at = to,
-                    None => panic!("entry {from} is not in the table"),
+                    None => broken(format_args!("entry {from} is not in the table")),
                 }
             }
         }

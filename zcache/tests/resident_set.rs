@@ -25,7 +25,7 @@ fn resident() -> usize {
 
 /// Runs the test of this name in a process of its own, once: the child runs `test`.
 fn alone(name: &str, test: impl FnOnce()) {
-    const CHILD: &str = "ZSWAP_CACHE_MEMORY_TEST";
+    const CHILD: &str = "ZSWAP_CACHE_TEST";
     if std::env::var(CHILD).is_ok_and(|of| of == name) {
         return test();
     }
@@ -55,7 +55,7 @@ fn json(rng: &mut Rng, len: usize, into: &mut Vec<u8>) {
     }
 }
 
-/// Fills a cache with many times its budget, on several threads, and looks at the resident set all the time.
+/// Fills a cache with many times its budget, on several threads, and reads the resident set all the time.
 fn budget_holds(
     max_mib: usize,
     threads: usize,
