@@ -186,7 +186,7 @@ impl CacheBuilder {
     /// # Errors
     /// [`BuildError::BudgetTooSmall`] if `max_bytes` is less than [`LEAST_BYTES`]; [`BuildError::Recipe`] if backend or
     /// compressor cannot be built; [`BuildError::NotZstd`] if dictionaries are on and the compressor is another one;
-    /// [`BuildError::Train`] and [`BuildError::Thread`] if the background cannot be set up.
+    /// [`BuildError::Thread`] and, with the feature `zstd`, `BuildError::Train` if the background cannot be set up.
     pub fn build(mut self) -> Result<Cache, BuildError> {
         let bytes = self.max_bytes;
         if bytes < LEAST_BYTES {

@@ -1,6 +1,7 @@
 //! Why a call failed.
 
 use compressors::CompressorError;
+#[cfg(feature = "zstd")]
 use compressors::training::TrainError;
 use zpage::{CodecFault, RecipeError};
 use zpool_api::ZpoolError;
@@ -111,6 +112,8 @@ pub enum BuildError {
         compressor: String,
     },
     /// The training of dictionaries could not be set up.
+    #[cfg(feature = "zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "zstd")))]
     #[error(transparent)]
     Train(#[from] TrainError),
     /// The system has no memory.

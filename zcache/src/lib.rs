@@ -55,6 +55,7 @@
 mod background;
 mod builder;
 mod cache;
+#[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "dictionaries are for zstd only"))]
 mod codecs;
 mod engine;
 mod error;
@@ -62,6 +63,7 @@ mod frugal;
 mod index;
 mod invariant;
 mod key;
+#[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "dictionaries are for zstd only"))]
 mod ledger;
 mod listener;
 mod long;
@@ -70,6 +72,7 @@ mod pool;
 mod shard;
 mod stats;
 mod values;
+#[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "dictionaries are for zstd only"))]
 mod word;
 
 pub use builder::CacheBuilder;

@@ -100,7 +100,6 @@ fn budget_holds(
     let stats = cache.stats();
     assert!(stats.evictions > 1000 && stats.memory_bytes <= stats.max_bytes, "{stats:?}");
     let over = most as isize - (max_mib * MIB) as isize;
-    println!("{:.2} MiB over", over as f64 / MIB as f64);
     assert!(over < most_over as isize, "{over} bytes over {max_mib} MiB; {stats:?}");
     // It is used up, too.
     assert!(over > -((max_mib * MIB / 8) as isize), "{over}");
