@@ -4,6 +4,7 @@ pub(crate) mod aging;
 pub(crate) mod api;
 pub(crate) mod asan;
 pub(crate) mod bench;
+pub(crate) mod caches;
 pub(crate) mod churn;
 pub(crate) mod ci;
 pub(crate) mod clippy;

@@ -115,8 +115,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets whether a thread in the background gives memory back and trains dictionaries. Default: yes. Without it, call
-    /// [`Cache::compact`] after many removals.
+    /// Sets whether a thread in the background gives memory back and trains dictionaries. Default: yes. Without it,
+    /// call [`Cache::compact`] after many removals.
     pub fn background(mut self, on: bool) -> Self {
         self.background = on;
         self
@@ -130,8 +130,8 @@ impl CacheBuilder {
     }
 
     /// Sets a function that is called with the key and the value of each entry that is evicted, after it has left the
-    /// cache. It is not called for values that are replaced or removed. It runs on the thread that needs room, without a
-    /// lock, and may call the cache, except that inserts fail with
+    /// cache. It is not called for values that are replaced or removed. It runs on the thread that needs room, without
+    /// a lock, and may call the cache, except that inserts fail with
     /// [`CacheError::InListener`](crate::CacheError::InListener). Its panics are caught.
     ///
     /// ```

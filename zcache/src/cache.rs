@@ -88,8 +88,8 @@ impl Cache {
     ///   half that was stored before this was known.
     /// * [`CacheError::NoRoom`] if the value does not fit into the budget, even if all other entries are evicted. What
     ///   other threads insert at the same moment counts, too.
-    /// * [`CacheError::NoMemory`] if the system has no memory; [`CacheError::Pool`], [`CacheError::Codec`] if backend or
-    ///   codec fail.
+    /// * [`CacheError::NoMemory`] if the system has no memory; [`CacheError::Pool`], [`CacheError::Codec`] if backend
+    ///   or codec fail.
     /// * [`CacheError::InListener`] if a listener of evictions calls, [`CacheError::Reentrant`] if a codec or backend
     ///   does, [`CacheError::Forked`] in a child after `fork`. A listener's or a child's call drops nothing.
     ///
@@ -289,8 +289,8 @@ impl Cache {
 
     /// Calls `then` with each key and its value. An entry that is there all the time is shown at least once, and more
     /// than once only if the cache moved it in its tables meanwhile. One that comes or goes meanwhile may be shown. A
-    /// key may be shown with a value that was replaced a moment ago. Values that cannot be read are left out. `then` may
-    /// call the cache. Does not count as a use of the entries.
+    /// key may be shown with a value that was replaced a moment ago. Values that cannot be read are left out. `then`
+    /// may call the cache. Does not count as a use of the entries.
     ///
     /// ```
     /// use zswap_cache::{Cache, Key};

@@ -24,8 +24,8 @@ pub(crate) const FRAME: usize = 256 << 10;
 /// The longest values that dictionaries are for, in bytes.
 pub(crate) const SHORT: usize = 4096;
 
-/// The lengths in bytes that contexts are prepared for. A context for short values takes a fraction of the memory of one
-/// for frames. zstd has other parameters for up to 16 KiB than for more.
+/// The lengths in bytes that contexts are prepared for. A context for short values takes a fraction of the memory of
+/// one for frames. zstd has other parameters for up to 16 KiB than for more.
 const LENGTHS: [usize; 3] = [SHORT, 16 << 10, FRAME];
 
 /// The codecs of a cache.

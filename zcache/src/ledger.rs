@@ -12,8 +12,8 @@ use zpool_api::PageBudget;
 /// The least budget in bytes: 4 MiB. A context for each range of lengths may take half of it.
 pub const LEAST_BYTES: usize = 4 << 20;
 
-/// What is always taken: the cache itself, its background thread's stack, code that is loaded when it is first used, and
-/// blocks that the system allocator keeps.
+/// What is always taken: the cache itself, its background thread's stack, code that is loaded when it is first used,
+/// and blocks that the system allocator keeps.
 const FIXED: usize = 640 << 10;
 
 /// The memory of a cache.

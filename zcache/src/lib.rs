@@ -1,9 +1,9 @@
 //! A cache of compressed values: bytes of any length under keys, within a hard budget of memory.
 //!
-//! A program that keeps JSON, rows, tiles or answers of other services in memory gives them to a [`Cache`]. Each value is
-//! compressed as a whole, and its bytes are packed into a pool of `zpool` objects, as the kernel packs pages in zswap.
-//! What the cache takes, with its index, keys and codec contexts, stays within the budget. When the budget is used up,
-//! the entries that are least likely to be used again go first (S3-FIFO).
+//! A program that keeps JSON, rows, tiles or answers of other services in memory gives them to a [`Cache`]. Each value
+//! is compressed as a whole, and its bytes are packed into a pool of `zpool` objects, as the kernel packs pages in
+//! zswap. What the cache takes, with its index, keys and codec contexts, stays within the budget. When the budget is
+//! used up, the entries that are least likely to be used again go first (S3-FIFO).
 //!
 //! ```
 //! use zswap_cache::Cache;
@@ -31,13 +31,13 @@
 //! # What to expect
 //! * **Length.** A value has up to 256 MiB. One that compresses to at most 64 KiB is a single object; longer ones are
 //!   cut. A value of more than 256 KiB is compressed in frames of that length.
-//! * **Memory.** An entry takes about 40 bytes beside its key and its compressed value. A thread in the background moves
-//!   objects together after removals, so that memory goes back to the system.
-//! * **Dictionaries.** Short values compress badly one by one. With zstd, the default, the cache trains a dictionary from
-//!   its own values of up to 4 KiB, uses it while it saves more memory than it takes, and trains another when the values
-//!   change.
-//! * **Threads.** Gets do not exclude each other, and no lock is held while a value is compressed or decompressed, except
-//!   for the context of a processor.
+//! * **Memory.** An entry takes about 40 bytes beside its key and its compressed value. A thread in the background
+//!   moves objects together after removals, so that memory goes back to the system.
+//! * **Dictionaries.** Short values compress badly one by one. With zstd, the default, the cache trains a dictionary
+//!   from its own values of up to 4 KiB, uses it while it saves more memory than it takes, and trains another when the
+//!   values change.
+//! * **Threads.** Gets do not exclude each other, and no lock is held while a value is compressed or decompressed,
+//!   except for the context of a processor.
 //! * **After an error** the cache stays usable. A failed [`Cache::insert`] drops the key's old value, so that nobody
 //!   reads a value that was meant to be replaced; [`Cache::insert_or_keep`] keeps it.
 

@@ -25,8 +25,8 @@ use crate::word::Word;
 #[derive(Debug)]
 pub(crate) struct Shard {
     lock: RwLock<Entries>,
-    /// Held by a thread that gives memory back, from before it takes it out of the index. No ranked lock is held when it
-    /// is taken.
+    /// Held by a thread that gives memory back, from before it takes it out of the index. No ranked lock is held when
+    /// it is taken.
     tidying: Mutex<()>,
     /// Gets that found their key, and that did not.
     pub(crate) hits: Counter,
@@ -151,8 +151,8 @@ impl Shard {
         }
     }
 
-    /// Gives memory back after many removals, in a bounded step. Calls `changed` with the bytes of the tables before and
-    /// after. Returns true if more is left to do.
+    /// Gives memory back after many removals, in a bounded step. Calls `changed` with the bytes of the tables before
+    /// and after. Returns true if more is left to do.
     ///
     /// # Blocking
     /// Makes system calls, without the shard's lock.

@@ -80,9 +80,9 @@ impl ZramBuilder {
     }
 
     /// Sets the length in bytes of the disk's pages, which are compressed one by one: 4096 (the default), 8192, 16384,
-    /// 32768 or 65536. Longer pages compress better. A write of a part of a page compresses all of it; a read of a part
-    /// decompresses all of it, and keeps up to 16 such pages for the next reads ([`Zram::metadata_bytes`] counts them). If
-    /// the disk's size is no multiple of this, the last page ends with the disk.
+    /// 32768 or 65536. Longer pages compress better. A write of a part of a page compresses all of it; a read of a
+    /// part decompresses all of it, and keeps up to 16 such pages for the next reads ([`Zram::metadata_bytes`] counts
+    /// them). If the disk's size is no multiple of this, the last page ends with the disk.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).unit(32 << 10).build()?;

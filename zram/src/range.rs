@@ -94,9 +94,9 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::MemLimit`] if the pool would
-    /// exceed its limit; [`ZramError::Table`] if there is no memory for a page's slot; [`ZramError::Buffer`] if there is
-    /// none to change a part of a page of more than 4096 bytes; [`ZramError::Pool`], [`ZramError::Codec`] or
+    /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::MemLimit`] if the pool would exceed its
+    /// limit; [`ZramError::Table`] if there is no memory for a page's slot; [`ZramError::Buffer`] if there is none to
+    /// change a part of a page of more than 4096 bytes; [`ZramError::Pool`], [`ZramError::Codec`] or
     /// [`ZramError::Device`] if the backend, the codec or the device fails; [`ZramError::Reentrant`] if called from
     /// inside a codec or backend.
     ///

@@ -1,14 +1,14 @@
 //! Decompressed pages that were read in part lately, so that the next parts of a large unit cost no decompression.
 //!
 //! A page has one place and one generation, by its number. A thread that changes a slot raises the page's generation
-//! before it unlocks the slot. A reader reads the generation before it looks for a copy, and so before it reads the slot. A
-//! copy has the generation from before it was read, and is used only while the generation is the same. A generation has 64
-//! bits and only grows, so it does not recur. So once a slot is unlocked with new content, no read finds the copy of the
-//! old one.
+//! before it unlocks the slot. A reader reads the generation before it looks for a copy, and so before it reads the
+//! slot. A copy has the generation from before it was read, and is used only while the generation is the same. A
+//! generation has 64 bits and only grows, so it does not recur. So once a slot is unlocked with new content, no read
+//! finds the copy of the old one.
 //!
-//! Lock: the place's mutex. It is only tried: a thread that finds it locked reads the page without a place. So nobody waits
-//! for a codec or a device that works on another page, and a codec that reads the disk cannot wait for itself. A slot's lock
-//! is taken under it, and codec and device run under it. The caller's memory is not touched under it.
+//! Lock: the place's mutex. It is only tried: a thread that finds it locked reads the page without a place. So nobody
+//! waits for a codec or a device that works on another page, and a codec that reads the disk cannot wait for itself. A
+//! slot's lock is taken under it, and codec and device run under it. The caller's memory is not touched under it.
 
 use core::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};

@@ -78,9 +78,9 @@ impl Drop for PagesFile {
     }
 }
 
-/// Returns how many pages of 4096 bytes a device needs to hold a disk of `size` bytes although nothing on it compresses. A
-/// segment holds at least three units and a directory, where four would fit without one. A small device needs several
-/// segments.
+/// Returns how many pages of 4096 bytes a device needs to hold a disk of `size` bytes although nothing on it
+/// compresses. A segment holds at least three units and a directory, where four would fit without one. A small device
+/// needs several segments.
 fn device_pages(size: u64) -> u64 {
     const LEAST: u64 = 256;
     let pages = size.div_ceil(4096);

@@ -50,7 +50,7 @@ fn a_child_of_a_busy_parent_starts_threads_of_its_own() {
                     if stop.load(SeqCst) {
                         break;
                     }
-                    store.store(at(thread << 20 | n % 100), &page(n)).unwrap();
+                    store.store(at((thread << 20) | (n % 100)), &page(n)).unwrap();
                 }
             });
         }

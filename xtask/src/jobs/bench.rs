@@ -4,7 +4,7 @@
 //! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
 //! mutex pair in the same run can be compared. No other thread uses the mutex.
 //!
-//! With `--writeback`, `--tenants` or `--region` runs one of those benches instead, which print their own
+//! With `--writeback`, `--tenants`, `--region` or `--caches` runs one of those benches instead, which print their own
 //! tables.
 
 use std::fs;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::peers;
+use crate::jobs::{caches, peers};
 use crate::workspace::Workspace;
 
 /// The bench of the mutex pair. The table shows all times as multiples of its time.
@@ -50,8 +50,13 @@ pub(crate) struct Args {
     /// Linux only.
     #[arg(long, conflicts_with_all = ["smoke", "json"], group = "instead")]
     region: bool,
+    /// Instead of the criterion benches, compare zswap-cache with other caches whose values are compressed with
+    /// zstd, at equal growth of the resident set. Fetches three sets of JSON once, which needs Python's pip and npm
+    /// (`apt-get install -y python3-pip npm`). Linux only.
+    #[arg(long, conflicts_with_all = ["smoke", "filter", "json", "pages"], group = "instead")]
+    caches: bool,
     /// With --writeback or --tenants: the seconds for each measurement. Default: 5, or 10.
-    #[arg(long, value_name = "N", requires = "instead", conflicts_with = "region")]
+    #[arg(long, value_name = "N", requires = "instead", conflicts_with_all = ["region", "caches"])]
     seconds: Option<u32>,
     /// With --writeback: a folder on disk for the device's file. Default: the system's folder for
     /// temporary files.
@@ -102,6 +107,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
     if args.region {
         return peers::region(ws, args.quick, args.filter.as_deref(), &pages(ws, &args.pages));
+    }
+    if args.caches {
+        return caches::measure(ws, args.quick);
     }
     if args.writeback {
         return writeback(ws, args);

@@ -15,6 +15,8 @@ const MANIFESTS: &[&str] = &[
     "fuzz/Cargo.toml",
     "xtask/api/Cargo.toml",
     "xtask/peers/Cargo.toml",
+    "xtask/caches/Cargo.toml",
+    "xtask/outside/redb/Cargo.toml",
     "xtask/outside/faults/Cargo.toml",
     "zswap-remote/Cargo.toml",
 ];

@@ -3,7 +3,8 @@
 //!
 //! `cargo package` packs only the files that belong to a package. So the job notices if one is
 //! missing. The crate that uses the packages is `xtask/outside`, and it is copied out of the
-//! workspace. The crate `xtask/outside/faults` has trials of known faults. The job checks that it
+//! workspace. The crate `xtask/outside/redb` is an example, a database over a disk, with tests. The crate
+//! `xtask/outside/faults` has trials of known faults. The job checks that it
 //! compiles.
 
 use std::fs;
@@ -49,6 +50,9 @@ fn use_packages(ws: &Workspace, features: &[&[&str]]) -> Result<()> {
     Cmd::line("cargo check --quiet --manifest-path xtask/outside/faults/Cargo.toml")
         .args(no_c::config("")?)
         .env("CARGO_TARGET_DIR", ws.target_dir("faults"))
+        .run()?;
+    Cmd::line("cargo test --quiet --manifest-path xtask/outside/redb/Cargo.toml")
+        .env("CARGO_TARGET_DIR", ws.target_dir("redb"))
         .run()
 }
 

@@ -10,7 +10,8 @@ use std::time::Instant;
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::jobs::{
-    asan, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, region, remote, torture, tsan,
+    asan, caches, cross, deny, fuzz, loom, lzo, miri, msrv, outside, peers, region, remote,
+    torture, tsan,
 };
 use crate::ledger::Ledger;
 use crate::sanitizer;
@@ -90,7 +91,7 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     });
     let pairs = || msrv::run(&msrv::Args { pairs: true });
     let servers = || remote::Args { install: true, bench: false };
-    let whole: [Step<'_>; 8] = [
+    let whole: [Step<'_>; 9] = [
         Step::new("pairs of features".to_owned(), pairs),
         Step::new("cross".to_owned(), cross::run),
         Step::new("lzo".to_owned(), lzo::run),
@@ -98,6 +99,7 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
         Step::new("deny".to_owned(), move || deny::check(ws)),
         Step::new("advisories".to_owned(), move || deny::advisories(ws)),
         Step::new("peers".to_owned(), move || peers::check(ws)),
+        Step::new("caches".to_owned(), move || caches::lint(ws)),
         Step::new("remote".to_owned(), move || remote::run(ws, &servers())),
     ];
     let torture =

@@ -1,9 +1,9 @@
 //! Trains dictionaries from the values that are inserted, and uses one while it pays.
 //!
-//! A round draws samples of short values, trains a dictionary, and judges it by samples that it was not trained from. It
-//! comes into use if it saves more memory than it takes. Entries of older dictionaries are then compressed again, a few
-//! each step, so that these can go. When the ratio of new samples has drifted, or the cache holds twice or half as much,
-//! another round trains again.
+//! A round draws samples of short values, trains a dictionary, and judges it by samples that it was not trained from.
+//! It comes into use if it saves more memory than it takes. Entries of older dictionaries are then compressed again, a
+//! few each step, so that these can go. When the ratio of new samples has drifted, or the cache holds twice or half as
+//! much, another round trains again.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ const UNCHANGED: u32 = 16;
 const STEPS: u32 = 16;
 /// The longest rest between two rounds, by the length of a pause.
 const LONGEST_REST: u32 = 600;
-/// The bytes that the system allocator keeps of samples and trainings, although it was asked to give them back: measured
-/// with glibc, in a process of three threads.
+/// The bytes that the system allocator keeps of samples and trainings, although it was asked to give them back:
+/// measured with glibc, in a process of three threads.
 const KEPT: usize = 1 << 20;
 /// How many entries a step compresses again.
 const RENEWED: usize = 1024;

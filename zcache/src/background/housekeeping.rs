@@ -1,7 +1,7 @@
 //! Gives memory back: counts what has grown, shrinks the shards' tables, moves objects together.
 //!
-//! *Waste* is the difference between the bytes of the pool's pages and of its objects. No run of compaction frees all of
-//! it, so a run is due when the waste has grown since the last one, or, while it is above the threshold, after ever
+//! *Waste* is the difference between the bytes of the pool's pages and of its objects. No run of compaction frees all
+//! of it, so a run is due when the waste has grown since the last one, or, while it is above the threshold, after ever
 //! longer waits.
 
 use super::heap;

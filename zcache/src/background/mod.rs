@@ -1,7 +1,7 @@
 //! The thread of a cache: it gives memory back and trains dictionaries.
 //!
-//! The thread keeps the engine alive only during a step, and ends when the cache is dropped. Pauses between steps double
-//! while nothing happens in the cache. After `fork` the child does not have the thread.
+//! The thread keeps the engine alive only during a step, and ends when the cache is dropped. Pauses between steps
+//! double while nothing happens in the cache. After `fork` the child does not have the thread.
 
 #[cfg(feature = "zstd")]
 mod dictionary;

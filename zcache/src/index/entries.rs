@@ -4,8 +4,8 @@
 //! its queue. Free entries are a list of the same kind. Entries below a mark are in use or free; those above have no
 //! memory. They never move by themselves; [`Entries::lower_mark`] moves the last one to a free place.
 //!
-//! All accesses are ordered by the lock of the shard that the index is in. Under the lock for reading, only the uses are
-//! written.
+//! All accesses are ordered by the lock of the shard that the index is in. Under the lock for reading, only the uses
+//! are written.
 
 use std::sync::Arc;
 
@@ -200,7 +200,8 @@ impl Entries {
         self.set(at, META, meta & !USES | uses);
     }
 
-    /// Counts a use. Many threads may do so at the same time, under the lock for reading; one use of several may be lost.
+    /// Counts a use. Many threads may do so at the same time, under the lock for reading; one use of several may be
+    /// lost.
     pub(super) fn touch(&self, at: u32) {
         let meta = self.field(at, META);
         if meta & USES < MOST_USES {

@@ -1,8 +1,8 @@
 //! The ghosts: what is remembered of keys that were evicted before they were used again.
 //!
-//! A ghost is 16 bits of a hash, in a bucket that other bits choose. A bucket of eight ghosts is a queue of its own: a new
-//! ghost pushes the oldest one out. Two keys may have the same ghost. Then a new key counts as one that was evicted a
-//! while ago, and stays a while longer than others.
+//! A ghost is 16 bits of a hash, in a bucket that other bits choose. A bucket of eight ghosts is a queue of its own: a
+//! new ghost pushes the oldest one out. Two keys may have the same ghost. Then a new key counts as one that was
+//! evicted a while ago, and stays a while longer than others.
 
 use super::entries::Kept;
 

@@ -1,9 +1,10 @@
 //! The index of a shard: finds entries by their key's hash, and says which to evict next.
 //!
-//! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). New entries go into a
-//! small queue. The oldest of the small queue is evicted, and remembered as a ghost, unless it was used twice or more;
-//! then it goes to the main queue. An entry whose key is remembered goes to the main queue at once. The oldest of the main
-//! queue is evicted, unless it was used since it came there; then it goes to the end again, with one use less.
+//! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). New entries go
+//! into a small queue. The oldest of the small queue is evicted, and remembered as a ghost, unless it was used twice
+//! or more; then it goes to the main queue. An entry whose key is remembered goes to the main queue at once. The
+//! oldest of the main queue is evicted, unless it was used since it came there; then it goes to the end again, with
+//! one use less.
 //!
 //! The index knows no locks. The shard's lock guards it.
 
