@@ -27,10 +27,6 @@ const SHARD_BYTES: usize = 8 << 20;
 
 const MOST_SHARDS: usize = 64;
 
-/// The pages that the provider keeps warm: 128 KiB.
-#[cfg(all(target_os = "linux", not(miri)))]
-const WARM_PAGES: usize = 32;
-
 /// Settings of a [`Cache`]. [`Cache::builder`] makes one.
 #[must_use = "settings do nothing until a cache is built"]
 pub struct CacheBuilder {
@@ -131,8 +127,9 @@ impl CacheBuilder {
 
     /// Sets a function that is called with the key and the value of each entry that is evicted, after it has left the
     /// cache. It is not called for values that are replaced or removed. It runs on the thread that needs room, without
-    /// a lock, and may call the cache, except that inserts fail with
-    /// [`CacheError::InListener`](crate::CacheError::InListener). Its panics are caught.
+    /// a lock, and may call this and other caches, except that an insert into this one fails with
+    /// [`CacheError::InListener`](crate::CacheError::InListener), also through another cache's listener. Its panics are
+    /// caught.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -228,7 +225,8 @@ fn shards(max_bytes: usize) -> usize {
 #[cfg(all(target_os = "linux", not(miri)))]
 fn set_default_pages(recipe: &mut Recipe) {
     recipe.set_pages_of(|bytes| {
-        let options = zpool_pages::MmapOptions::new().cache_pages(WARM_PAGES).page_size(bytes);
+        let options =
+            zpool_pages::MmapOptions::new().cache_pages(crate::engine::WARM_PAGES).page_size(bytes);
         Ok(Arc::new(zpool_pages::MmapPages::with_options(options)?))
     });
 }

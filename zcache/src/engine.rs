@@ -1,6 +1,5 @@
 //! The engine of a cache, which the program's handle and the background thread share: shards, values and eviction.
 
-use core::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -13,12 +12,16 @@ use crate::index::Position;
 use crate::key::Key;
 use crate::ledger::Part;
 use crate::listener::Listener;
+use crate::listening;
 use crate::pool::Room;
 use crate::shard::{Entries, Shard, Writing};
 use crate::values::{Body, Pinned, Values};
 
 /// The bytes of objects to evict at least when the budget is used up. So not every insert has to evict.
-const LEAST_EVICTED: usize = 16 << 10;
+const LEAST_EVICTED: usize = 4 << 10;
+
+/// The pool is compacted for an object from this attempt on.
+const COMPACT_FROM: u32 = 2;
 
 /// The most entries to evict before the pool is asked again.
 const MOST_EVICTED: usize = 1024;
@@ -26,16 +29,14 @@ const MOST_EVICTED: usize = 1024;
 /// How many entries are pinned at a time while the cache is walked through.
 pub(crate) const PINNED: usize = 32;
 
+/// The pages that the default provider keeps warm: 128 KiB.
+pub(crate) const WARM_PAGES: usize = 32;
+
 /// How often an insert counts what the contexts take. Between two counts, they grow by a few at most.
 const COUNT_EVERY: u64 = 32;
 
 /// How often an insert counts the pool's descriptors, which takes some microseconds.
-const COUNT_POOL_EVERY: u64 = 1024;
-
-thread_local! {
-    /// Whether this thread is in a listener of evictions.
-    static IN_LISTENER: Cell<bool> = const { Cell::new(false) };
-}
+const COUNT_POOL_EVERY: u64 = 8192;
 
 /// What happened in a cache.
 #[derive(Debug, Default)]
@@ -76,6 +77,10 @@ impl Engine {
         }
     }
 
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
     pub(crate) fn hash(&self, key: Key<'_>) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -108,7 +113,7 @@ impl Engine {
         may: impl FnOnce(&Entries, Option<Position>) -> bool,
     ) -> Result<bool, CacheError> {
         Values::check(key, value)?;
-        if in_listener() {
+        if listening::is_within(self.address()) {
             return Err(CacheError::InListener);
         }
         let hash = self.hash(key);
@@ -213,14 +218,15 @@ impl Engine {
 
     pub(crate) fn count_pool(&self) {
         let stats = self.values.pool.zpool().stats();
-        let warm = stats.cached_pages.saturating_mul(stats.page_size);
+        // As many as the provider will keep, so that pages that are emptied later are counted.
+        let warm = stats.cached_pages.max(WARM_PAGES).saturating_mul(stats.page_size);
         self.values.pool.ledger.set(Part::Pool, stats.metadata_bytes.saturating_add(warm));
     }
 
     /// Evicts, so that `more` bytes fit beside the pages.
     fn evict_excess(&self, more: usize, attempt: u32) -> Result<(), CacheError> {
         let excess = self.values.pool.ledger.excess(more);
-        if excess > 0 { self.make(excess, attempt.saturating_add(1)) } else { Ok(()) }
+        if excess > 0 { self.make(excess, attempt.saturating_add(COMPACT_FROM)) } else { Ok(()) }
     }
 
     /// Evicts the next entry. Returns the bytes of its objects; `None` if there is no entry.
@@ -245,9 +251,10 @@ impl Engine {
         let mut value = Vec::new();
         let shown = self.values.pin(body).and_then(|pinned| {
             self.values.read(&pinned, &mut value)?;
-            let before = IN_LISTENER.replace(true);
+            let Some(_within) = listening::Within::enter(self.address()) else {
+                return Err(CacheError::InListener);
+            };
             let called = contain(|| pinned.with_key(|key| listener.call(key, &value)));
-            IN_LISTENER.set(before);
             called.map_err(|_| CacheError::Reentrant)
         });
         if shown.is_err() {
@@ -358,10 +365,10 @@ impl Engine {
 
 impl Room for Engine {
     fn make(&self, bytes: usize, attempt: u32) -> Result<(), CacheError> {
-        // The first attempt leaves holes for objects of the same size, which mostly is enough. Later ones gather holes
+        // The first attempts leave holes for objects of the same size, which mostly is enough. Later ones gather holes
         // into pages. The more attempts it takes, the more is evicted.
         let zpool = self.values.pool.zpool();
-        if attempt > 0 && zpool.caps().compaction {
+        if attempt >= COMPACT_FROM && zpool.caps().compaction {
             let page = zpool.stats().page_size.max(1);
             let freed = zpool.compact_some(bytes.div_ceil(page).max(1))?;
             if freed.pages > 0 {
@@ -379,16 +386,11 @@ impl Room for Engine {
             return Ok(());
         }
         // Nothing is left but what readers or other inserts hold, and what was freed under readers.
-        if zpool.trim() > 0 || attempt < 2 {
+        if zpool.trim() > 0 || attempt <= COMPACT_FROM {
             return Ok(());
         }
         Err(CacheError::NoRoom { bytes, max_bytes: self.values.pool.ledger.max_bytes() })
     }
-}
-
-/// Returns whether the calling thread is in a listener of evictions.
-pub(crate) fn in_listener() -> bool {
-    IN_LISTENER.try_with(Cell::get).unwrap_or(false)
 }
 
 /// The engine, shared.

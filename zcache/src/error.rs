@@ -61,14 +61,15 @@ pub enum CacheError {
     /// The call came from within a codec or a backend of this process, or from a thread that is ending.
     #[error("a codec, a backend or a thread that is ending must not call a cache")]
     Reentrant,
-    /// A listener of evictions must not insert.
+    /// A listener of evictions must not insert into its own cache.
     #[error(
-        "insert was called by a listener of evictions, which would never end; insert after it has returned"
+        "a listener of evictions inserted into its own cache, which would never end; insert after it has returned"
     )]
     InListener,
     /// The pool returned bytes that are no value of this cache.
     #[error(
-        "the pool returned {len} bytes that are no value of this cache: memory was overwritten, or the backend is broken"
+        "the pool returned {len} bytes that are no value of this cache: memory was overwritten, or the backend is \
+         broken"
     )]
     Corrupt {
         /// The length of the object in bytes.

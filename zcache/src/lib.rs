@@ -66,6 +66,7 @@ mod key;
 #[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "dictionaries are for zstd only"))]
 mod ledger;
 mod listener;
+mod listening;
 mod long;
 mod object;
 mod pool;

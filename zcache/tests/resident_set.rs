@@ -17,6 +17,9 @@ use zswap_cache::Cache;
 
 const MIB: usize = 1 << 20;
 
+/// The bytes by which the pool's descriptors may have grown since an insert counted them: every 8192nd does.
+const UNCOUNTED: usize = 128 << 10;
+
 /// Returns the bytes of this process that are resident.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -98,7 +101,10 @@ fn budget_holds(
         }
     });
     let stats = cache.stats();
-    assert!(stats.evictions > 1000 && stats.memory_bytes <= stats.max_bytes, "{stats:?}");
+    assert!(
+        stats.evictions > 1000 && stats.memory_bytes <= stats.max_bytes + UNCOUNTED,
+        "{stats:?}"
+    );
     let over = most as isize - (max_mib * MIB) as isize;
     assert!(over < most_over as isize, "{over} bytes over {max_mib} MiB; {stats:?}");
     // It is used up, too.

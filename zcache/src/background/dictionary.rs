@@ -179,14 +179,15 @@ impl Rounds {
         if choice == Choice::Keep && self.is_as_before(&present, holding) {
             return Ok(());
         }
-        if engine.values.codecs.dictionaries() >= MOST_DICTIONARIES {
+        let working = self.trainer.memory_bytes(samples.bytes());
+        let is_large = working > ledger.max_bytes() / TRAINING_SHARE;
+        if is_large || engine.values.codecs.dictionaries() >= MOST_DICTIONARIES {
             self.settle(engine, present, choice, holding, report);
             // The next round tries again, whether or not anything has changed.
             self.judged = None;
             return Ok(());
         }
         let trained = {
-            let working = self.trainer.memory_bytes(samples.bytes());
             let _working = Counted::new(ledger, Part::Training, working);
             if engine.fit().is_err() {
                 return Ok(());
