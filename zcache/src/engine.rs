@@ -292,9 +292,10 @@ impl Engine {
         let mut places = pinned.iter_mut();
         let entries = self.shards[shard].read();
         let next = entries.index.walk_down(below, PINNED, |bits| {
-            if choose(&entries, bits)
-                && let Some(place) = places.next()
-            {
+            if !choose(&entries, bits) {
+                return;
+            }
+            if let Some(place) = places.next() {
                 *place = entries.pin(&self.values, bits, None).ok().flatten();
             }
         });

@@ -106,10 +106,11 @@ impl Values {
     /// # Errors
     /// [`CacheError::KeyTooLong`] or [`CacheError::ValueTooLong`].
     pub(crate) fn check(key: Key<'_>, value: &[u8]) -> Result<(), CacheError> {
-        if let Key::Bytes(bytes) = key
-            && bytes.len() > MOST_KEY
-        {
-            return Err(CacheError::KeyTooLong { len: bytes.len(), max: MOST_KEY });
+        match key {
+            Key::Bytes(bytes) if bytes.len() > MOST_KEY => {
+                return Err(CacheError::KeyTooLong { len: bytes.len(), max: MOST_KEY });
+            }
+            _ => {}
         }
         if value.len() > MOST_VALUE {
             return Err(CacheError::ValueTooLong { len: value.len(), max: MOST_VALUE });
@@ -159,7 +160,8 @@ impl Values {
         let done = in_use.codec().compress(value, |payload| -> Result<Attempt, CacheError> {
             let parts = [head.bytes(), key, payload];
             let fits = parts.iter().map(|part| part.len()).sum::<usize>() <= MOST_OBJECT;
-            if fits && let Some(handle) = self.pool.try_put(&parts)? {
+            let put = if fits { self.pool.try_put(&parts)? } else { None };
+            if let Some(handle) = put {
                 return Ok(Attempt::Done(handle));
             }
             // The bytes leave the context's buffer, since the context must not be held while others are evicted.

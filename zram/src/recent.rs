@@ -126,9 +126,8 @@ impl RecentPages {
         };
         // Copies were dropped while this one was in use. If another thread uses it by now, that thread drops it.
         let now = self.clears.load(SeqCst);
-        if now != era
-            && let Some(mut recent) = place.try_lock()
-        {
+        let again = if now == era { None } else { place.try_lock() };
+        if let Some(mut recent) = again {
             self.drop_copy_before(now, &mut recent);
         }
         to.copy_from_slice(part);

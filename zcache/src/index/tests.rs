@@ -286,9 +286,8 @@ fn scans_do_not_drive_out_what_is_used() {
             order.insert(clock, key);
             return true;
         }
-        if order.len() == size
-            && let Some((_, oldest)) = order.pop_first()
-        {
+        let oldest = if order.len() == size { order.pop_first() } else { None };
+        if let Some((_, oldest)) = oldest {
             at.remove(&oldest);
         }
         order.insert(clock, key);
