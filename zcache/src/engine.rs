@@ -18,7 +18,7 @@ use crate::shard::{Entries, Shard, Writing};
 use crate::values::{Body, Pinned, Values};
 
 /// The bytes of objects to evict at least when the budget is used up. So not every insert has to evict.
-const LEAST_EVICTED: usize = 4 << 10;
+const LEAST_EVICTED: usize = 16 << 10;
 
 /// The pool is compacted for an object from this attempt on.
 const COMPACT_FROM: u32 = 2;
