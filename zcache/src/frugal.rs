@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 
-/// Returns what the contexts may take of a budget.
+/// Returns what the contexts may take of a budget: an eighth, or 1 MiB, which is enough for two threads with short
+/// values.
 pub(crate) fn allowance(max_bytes: usize) -> usize {
-    max_bytes / 8
+    (max_bytes / 8).max(1 << 20)
 }
 
 /// How many bytes all contexts of a cache may take together.
