@@ -350,17 +350,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes all entries.
+    /// Removes all entries that are there when it comes to their shard.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
-            loop {
-                let mut entries = shard.write();
-                let Some(body) = entries.evict() else { break };
-                drop(entries);
+            let mut old = shard.take_all();
+            while let Some(body) = old.evict() {
                 self.values.free(body);
             }
+            let bytes = old.memory_bytes();
+            drop(old);
+            self.changed(bytes, 0);
         }
-        self.tidy(&|| false);
     }
 }
 

@@ -142,13 +142,25 @@ impl core::ops::DerefMut for Writing<'_> {
 
 impl Shard {
     pub(crate) fn new(tag: PoolTag) -> Self {
-        let entries = Entries { index: Index::new(), long: LongTable::default(), tag };
         Shard {
-            lock: RwLock::new(entries),
+            lock: RwLock::new(Entries::new(tag)),
             tidying: Mutex::default(),
             hits: Counter::new(0),
             misses: Counter::new(0),
         }
+    }
+
+    /// Takes all entries out. The shard is empty then.
+    ///
+    /// # Blocking
+    /// Waits while another thread gives memory of the index back.
+    pub(crate) fn take_all(&self) -> Entries {
+        might_sleep("taking the entries of a shard");
+        // A thread that gives memory of the index back must find the same index afterwards.
+        let _tidying = self.tidying.lock();
+        let mut entries = self.write();
+        let empty = Entries::new(entries.tag);
+        core::mem::replace(&mut *entries, empty)
     }
 
     /// Gives memory back after many removals, in a bounded step. Calls `changed` with the bytes of the tables before
@@ -191,6 +203,10 @@ impl Shard {
 }
 
 impl Entries {
+    fn new(tag: PoolTag) -> Self {
+        Entries { index: Index::new(), long: LongTable::default(), tag }
+    }
+
     /// Finds the entry of a key and pins its value.
     ///
     /// # Errors

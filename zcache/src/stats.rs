@@ -20,7 +20,8 @@ pub struct CacheStats {
     pub hits: u64,
     /// Gets that did not.
     pub misses: u64,
-    /// Values that were stored, also those that replaced others or that were refused at last.
+    /// Values that were stored: also those that replaced others or were refused at last, and those that were compressed
+    /// again for another dictionary.
     pub inserts: u64,
     /// Entries that were evicted.
     pub evictions: u64,

@@ -363,3 +363,33 @@ fn a_listener_may_insert_into_another_cache_but_not_in_a_circle() {
     assert!(caches[1].len() > 500 && refused.load(SeqCst) > 0);
     assert!(caches.iter().all(|cache| cache.stats().unseen == 0));
 }
+
+#[test]
+fn clear_ends_although_others_insert() {
+    let cache = small().max_bytes(32 << 20).build().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2_u64 {
+            let (cache, stop) = (&cache, &stop);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if stop.load(SeqCst) {
+                        break;
+                    }
+                    let long = n % 100 == 0;
+                    let value = vec![n as u8; if long { 400_000 } else { 100 }];
+                    cache.insert(n % 1000 * 2 + thread, &value).unwrap();
+                }
+            });
+        }
+        cache.insert("stays out", b"until the next").unwrap();
+        for _ in 0..50 {
+            cache.clear().unwrap();
+            assert_eq!(cache.get("stays out"), Ok(None));
+        }
+        stop.store(true, SeqCst);
+    });
+    cache.clear().unwrap();
+    let stats = cache.stats();
+    assert_eq!((stats.entries, stats.value_bytes, stats.stored_bytes), (0, 0, 0));
+}
