@@ -370,8 +370,8 @@ impl Room for Engine {
         // into pages. The more attempts it takes, the more is evicted.
         let zpool = self.values.pool.zpool();
         if attempt >= COMPACT_FROM && zpool.caps().compaction {
-            let page = zpool.stats().page_size.max(1);
-            let freed = zpool.compact_some(bytes.div_ceil(page).max(1))?;
+            let pages = bytes.div_ceil(self.values.pool.page_size()).max(1);
+            let freed = zpool.compact_some(pages)?;
             if freed.pages > 0 {
                 return Ok(());
             }

@@ -17,6 +17,7 @@ pub(crate) const MOST_OBJECT: usize = 64 << 10;
 pub(crate) struct Pool {
     zpool: BuiltZpool,
     tag: PoolTag,
+    page_size: usize,
     pub(crate) ledger: Ledger,
 }
 
@@ -37,8 +38,8 @@ impl Pool {
     pub(crate) fn new(recipe: &Recipe, name: &str, max_bytes: usize) -> Result<Self, RecipeError> {
         let pages = Arc::new(PageBudget::new(0));
         let zpool = recipe.zpool(name, Some(pages.clone()))?;
-        let tag = zpool.tag();
-        Ok(Pool { zpool, tag, ledger: Ledger::new(max_bytes, pages) })
+        let (tag, page_size) = (zpool.tag(), zpool.stats().page_size.max(1));
+        Ok(Pool { zpool, tag, page_size, ledger: Ledger::new(max_bytes, pages) })
     }
 
     pub(crate) fn zpool(&self) -> &dyn zpool_api::Zpool {
@@ -47,6 +48,11 @@ impl Pool {
 
     pub(crate) fn tag(&self) -> PoolTag {
         self.tag
+    }
+
+    /// Returns the bytes of a page.
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
     }
 
     /// Stores `parts`, one after the other, as one object. Returns `None` if the budget has no page for it.
