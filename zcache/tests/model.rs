@@ -137,6 +137,10 @@ fn it_reads_like_a_map() {
         small().compressor("null"),
         #[cfg(feature = "lz4")]
         small().compressor("lz4"),
+        #[cfg(feature = "linewords")]
+        small().compressor("linewords"),
+        #[cfg(feature = "deflate")]
+        small().compressor("deflate"),
         #[cfg(feature = "zbud")]
         small().zpool("zbud"),
         #[cfg(feature = "z3fold")]
