@@ -454,6 +454,19 @@ impl Zswap {
     /// Does what [`Zswap::load_batch`] does, for a store of any unit. `bytes` has room for a unit for each entry, one
     /// after the other.
     ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(8192).build()?;
+    /// let entries = [SwapEntry::new(0, 1)?, SwapEntry::new(0, 2)?];
+    /// store.store_unit(entries[1], &[b'a'; 8192])?;
+    /// let mut bytes = vec![0; 2 * store.unit()];
+    /// let loaded = store.load_units(&entries, &mut bytes)?;
+    /// assert!(loaded[0].is_err() && loaded[1].is_ok());
+    /// assert_eq!(bytes[8192..], [b'a'; 8192]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`Zswap::load_batch`]; [`BatchError::WrongLength`] if `bytes` has another length.
     ///

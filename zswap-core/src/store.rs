@@ -149,9 +149,10 @@ impl Zswap {
     ///   smaller and the store was built to refuse such pages.
     /// * [`StoreError::Reentrant`] if a codec or backend calls this while a store is calling that codec or
     ///   backend, or if devices that call stores are nested too deeply.
+    /// * [`StoreError::WrongLength`] if the store's unit is not 4096 bytes; then the older page stays.
     /// * [`StoreError::Forked`] in a child after `fork`.
     ///
-    /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. If the store is at its
+    /// After any other error the older page is gone, too; [`Zswap::try_replace`] keeps it. If the store is at its
     /// limit and cannot write pages back, it drops the older page before it tries again. So a concurrent load
     /// may find no page, even if this call succeeds.
     ///
@@ -190,6 +191,18 @@ impl Zswap {
     /// Does what [`Zswap::store`] does, for a store of any unit. `page` has the length that
     /// [`ZswapBuilder::unit`](crate::ZswapBuilder::unit) set.
     ///
+    /// ```
+    /// use zswap_core::{StoreError, SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(16 << 10).build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store_unit(entry, &[b'a'; 16 << 10])?;
+    /// let refused = store.store_unit(entry, &[b'b'; 4096]);
+    /// assert!(matches!(refused, Err(StoreError::WrongLength { len: 4096, unit: 16384, .. })));
+    /// assert!(store.contains(entry));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`Zswap::store`]; [`StoreError::WrongLength`] if `page` has another length. Then the entry is unchanged.
     ///
@@ -201,6 +214,18 @@ impl Zswap {
 
     /// Does what [`Zswap::try_replace`] does, for a store of any unit.
     ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let builder = Zswap::builder().unit(8192).compressor("null").store_incompressible(false);
+    /// let (store, entry) = (builder.build()?, SwapEntry::new(0, 7)?);
+    /// store.store_unit(entry, &[0; 8192])?;
+    /// let incompressible: Vec<u8> = (0..8192).map(|i| (i % 251) as u8).collect();
+    /// assert!(store.try_replace_unit(entry, &incompressible).is_err());
+    /// assert!(store.contains(entry), "the older page is still there");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`Zswap::store_unit`]. The entry is unchanged after an error.
     ///
@@ -211,6 +236,11 @@ impl Zswap {
     }
 
     /// Returns the bytes of a page of this store ([`ZswapBuilder::unit`](crate::ZswapBuilder::unit)).
+    ///
+    /// ```
+    /// assert_eq!(zswap_core::Zswap::builder().unit(32 << 10).build()?.unit(), 32 << 10);
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
     pub fn unit(&self) -> usize {
         self.unit
     }
@@ -597,9 +627,10 @@ impl Zswap {
     ///   the device fails; [`LoadError::Corrupt`] if the page does not match its checksum.
     /// * [`LoadError::Reentrant`] if a codec or backend calls this while a store is calling that codec or
     ///   backend; [`LoadError::Forked`] in a child after `fork`.
+    /// * [`LoadError::WrongLength`] if the store's unit is not 4096 bytes.
     ///
-    /// After an error the entry is unchanged. [`LoadError::NotFound`] and [`LoadError::Forked`] leave `page`
-    /// unchanged, too; after other errors its contents are unspecified.
+    /// After an error the entry is unchanged. [`LoadError::NotFound`], [`LoadError::WrongLength`] and
+    /// [`LoadError::Forked`] leave `page` unchanged, too; after other errors its contents are unspecified.
     ///
     /// # Blocking
     /// Waits for this CPU's compression context if the codec needs a context to decompress. If the page is on the
@@ -611,6 +642,18 @@ impl Zswap {
 
     /// Does what [`Zswap::load`] does, for a store of any unit. `page` has the length that
     /// [`ZswapBuilder::unit`](crate::ZswapBuilder::unit) set.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(16 << 10).build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store_unit(entry, &[b'a'; 16 << 10])?;
+    /// let mut page = vec![0; store.unit()];
+    /// store.load_unit(entry, &mut page)?;
+    /// assert_eq!(page, [b'a'; 16 << 10]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// Those of [`Zswap::load`]; [`LoadError::WrongLength`] if `page` has another length. Then it is unchanged.
@@ -655,6 +698,19 @@ impl Zswap {
     }
 
     /// Does what [`Zswap::take`] does, for a store of any unit.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().unit(8192).build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store_unit(entry, &[b'a'; 8192])?;
+    /// let mut page = vec![0; store.unit()];
+    /// assert!(store.take_unit(entry, &mut page[1..]).is_err() && store.contains(entry));
+    /// store.take_unit(entry, &mut page)?;
+    /// assert!(page == [b'a'; 8192] && store.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// Those of [`Zswap::take`]; [`LoadError::WrongLength`] if `page` has not the length of a unit. Then nothing was
