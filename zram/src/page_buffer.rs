@@ -5,7 +5,7 @@ use zpage::PAGE_SIZE;
 
 use crate::error::ZramError;
 
-/// A buffer of the length of the disk's unit.
+/// A buffer of a page of the disk, or of a part of one.
 pub(crate) struct PageBuffer {
     page: [u8; PAGE_SIZE],
     /// Empty if the unit is a page.
@@ -13,7 +13,7 @@ pub(crate) struct PageBuffer {
 }
 
 impl PageBuffer {
-    /// Makes a buffer of `unit` bytes for the page `index`.
+    /// Makes a buffer of `unit` bytes, or of 4096 if that is more, for the page `index`.
     ///
     /// # Errors
     /// [`ZramError::Buffer`] if there is no memory for it.

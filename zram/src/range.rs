@@ -111,7 +111,8 @@ impl Zram {
             }
             // The caller's memory is read before the slot is locked: the read may cause a fault, which a handler of
             // the program takes long for.
-            let mut copy = PageBuffer::new(part.index, self.unit)?;
+            let len = if part.is_whole() { self.unit } else { from.len() };
+            let mut copy = PageBuffer::new(part.index, len)?;
             if part.is_whole() {
                 // The disk ends within the page, so nothing of the old page is kept.
                 let page = copy.bytes();
