@@ -1,6 +1,6 @@
 //! Runs operations on a compressed block device and compares it with an array of bytes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arbitrary::Arbitrary;
 use zpool_pages::{FailingPages, HeapPages};
@@ -10,6 +10,8 @@ use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
 const ZPOOLS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
+/// The units. With 64 KiB the disk ends within its second one.
+const UNITS: [usize; 5] = [4096, 8192, 16_384, 32_768, 65_536];
 
 /// A range on the disk. It may end a little beyond the disk's end.
 #[derive(Arbitrary, Debug, Clone, Copy)]
@@ -91,27 +93,38 @@ fn bytes(content: Content, len: usize) -> Vec<u8> {
 
 /// Runs the first 150 operations and checks the disk after each. Then reads and empties it.
 pub fn run(input: &Input) {
-    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-    let theirs = pages.clone();
-    let memory = Arc::new(MemorySwapDevice::new(10));
+    let made: Arc<Mutex<Option<Arc<FailingPages>>>> = Arc::default();
+    let keep = made.clone();
+    let zpool = usize::from(input.zpool);
+    let unit = UNITS[zpool / ZPOOLS.len() % UNITS.len()];
+    // A device for large units needs several segments.
+    let memory = Arc::new(MemorySwapDevice::new(if unit == PAGE_SIZE { 10 } else { 256 }));
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
     let disk = Zram::builder()
         .disksize(SIZE as u64)
-        .zpool(ZPOOLS[usize::from(input.zpool) % ZPOOLS.len()])
+        .unit(unit)
+        .zpool(ZPOOLS[zpool % ZPOOLS.len()])
         .algorithm("lz4")
         .recompression("lz4hc")
         .recompression("zstd:level=3")
         .access_times(input.access_times)
-        .pages(move || Ok(theirs.clone()))
+        .pages_of(move |bytes| {
+            // A backend may be built twice, on larger pages the second time. The last provider is in use.
+            let pages = FailingPages::new(Arc::new(HeapPages::with_page_size(bytes)?));
+            let pages = Arc::new(pages);
+            *keep.lock().expect("no panic under the lock") = Some(pages.clone());
+            Ok(pages)
+        })
         .backing_device(device.clone())
         .build()
         .expect("built-in names");
+    let pages = made.lock().expect("no panic under the lock").take().expect("the pool has one");
     let mut model = vec![0; SIZE];
     for op in input.ops.iter().take(150) {
         run_op(op, &disk, &mut model, &pages, &device);
         assert_eq!(disk.bd_stat().bd_segments, memory.segments() as u64);
         let states = disk.block_state().filter(|state| !state.written_back).count();
-        assert_eq!(disk.mm_stat().orig_data_size as usize, states * PAGE_SIZE);
+        assert_eq!(disk.mm_stat().orig_data_size as usize, (states * unit).min(SIZE));
     }
     device.fail_reads(0, 0);
     let mut back = vec![1; SIZE];
@@ -129,7 +142,7 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
             let (offset, len) = place.range();
             let new = bytes(content, len);
             let done = disk.write(offset as u64, &new);
-            wrote(done, offset, len, model, |model, range| {
+            wrote(done, disk.unit(), offset, len, model, |model, range| {
                 let from = range.start - offset;
                 model[range.clone()].copy_from_slice(&new[from..from + range.len()]);
             });
@@ -137,7 +150,7 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
         Op::WriteZeroes(place) => {
             let (offset, len) = place.range();
             let done = disk.write_zeroes(offset as u64, len as u64);
-            wrote(done, offset, len, model, |model, range| model[range].fill(0));
+            wrote(done, disk.unit(), offset, len, model, |model, range| model[range].fill(0));
         }
         Op::Read(place) => {
             let (offset, len) = place.range();
@@ -153,8 +166,11 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
             let (offset, len) = place.range();
             match disk.discard(offset as u64, len as u64) {
                 Ok(()) => {
-                    let first = offset.div_ceil(PAGE_SIZE) * PAGE_SIZE;
-                    let last = (offset + len) / PAGE_SIZE * PAGE_SIZE;
+                    let unit = disk.unit();
+                    let first = offset.div_ceil(unit) * unit;
+                    // The last unit ends with the disk.
+                    let end = offset + len;
+                    let last = if end == SIZE { end } else { end / unit * unit };
                     if first < last {
                         model[first..last].fill(0);
                     }
@@ -216,6 +232,7 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
 /// applied. `done` is the result of the write.
 fn wrote(
     done: Result<(), ZramError>,
+    unit: usize,
     offset: usize,
     len: usize,
     model: &mut [u8],
@@ -229,8 +246,8 @@ fn wrote(
             | ZramError::MemLimit { index, .. }
             | ZramError::Device { index, .. },
         ) => {
-            let end = index as usize * PAGE_SIZE;
-            assert!((offset / PAGE_SIZE..=(offset + len) / PAGE_SIZE).contains(&(index as usize)));
+            let end = index as usize * unit;
+            assert!((offset / unit..=(offset + len) / unit).contains(&(index as usize)));
             if offset < end {
                 change(model, offset..end);
             }
