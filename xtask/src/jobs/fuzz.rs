@@ -20,8 +20,16 @@ use crate::libtest;
 use crate::subcommand;
 use crate::workspace::{self, Workspace, text};
 
-pub(crate) const TARGETS: &[&str] =
-    &["zpool_ops", "decompress", "lz4_block", "linewords", "zswap_ops", "zram_ops", "nbd_stream"];
+pub(crate) const TARGETS: &[&str] = &[
+    "zpool_ops",
+    "decompress",
+    "lz4_block",
+    "linewords",
+    "zswap_ops",
+    "zram_ops",
+    "cache_ops",
+    "nbd_stream",
+];
 /// How many seconds each target runs in `ci`.
 const CI_SECONDS: u64 = 12;
 /// The length of a slice. The ledger is written after each slice.

@@ -47,6 +47,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zswap-core",
         "zram",
         "zram-nbd",
+        "zswap-cache",
         "zswap-measure",
     ];
     match from {
