@@ -340,3 +340,68 @@ impl Entries {
         self.index.memory_bytes() + self.long.memory_bytes()
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Shard;
+    use crate::codecs::Codecs;
+    use crate::error::CacheError;
+    use crate::frugal::Allowance;
+    use crate::key::Key;
+    use crate::pool::{MOST_OBJECT, Pool, Room};
+    use crate::values::Values;
+    use zpage::Recipe;
+
+    struct NoRoom;
+
+    impl Room for NoRoom {
+        fn make(&self, bytes: usize, _: u32) -> Result<(), CacheError> {
+            Err(CacheError::NoRoom { bytes, max_bytes: 0 })
+        }
+    }
+
+    #[test]
+    fn keys_with_one_hash_are_told_apart() {
+        let mut recipe = Recipe::builtin();
+        recipe.set_unit(MOST_OBJECT).unwrap();
+        let pool = Pool::new(&recipe, zpage::builtin::DEFAULT_ZPOOL, 64 << 20).unwrap();
+        let null = recipe.compressor("null").unwrap().compressor;
+        let values = Values::new(pool, Codecs::new(&null, Arc::new(Allowance::new(1 << 20))));
+        let shard = Shard::new(values.pool.tag());
+        let hash = 0x1234_5678_9abc_def0;
+        let long = vec![7; 300_000];
+        let keys: [(Key<'_>, &[u8]); 4] = [
+            (Key::from(5), b"number"),
+            (Key::from("5"), b"text"),
+            (Key::from("a long one"), &long),
+            (Key::from(6), &long[1..]),
+        ];
+        for (key, value) in keys {
+            let stored = values.store(key, value, &NoRoom).unwrap();
+            let mut entries = shard.write();
+            assert!(entries.find(&values, hash, key).unwrap().is_none());
+            assert!(entries.reserve().unwrap());
+            entries.insert(hash, stored.into_body());
+        }
+        let mut read = Vec::new();
+        for (key, value) in keys {
+            let (_, pinned) = shard.read().find(&values, hash, key).unwrap().unwrap();
+            values.read(&pinned, &mut read).unwrap();
+            assert!(read == value, "{key:?}");
+        }
+        let (body, is_it) = shard.write().take(&values, hash, Key::from("a long one")).unwrap();
+        assert!(is_it);
+        values.free(body);
+        let left = [true, true, false, true];
+        for ((key, _), left) in keys.into_iter().zip(left) {
+            assert_eq!(shard.read().find(&values, hash, key).unwrap().is_some(), left, "{key:?}");
+        }
+        let mut rest = shard.take_all();
+        while let Some(body) = rest.evict() {
+            values.free(body);
+        }
+        assert_eq!(values.value_bytes(), 0);
+    }
+}

@@ -397,3 +397,37 @@ fn clear_ends_although_others_insert() {
     let stats = cache.stats();
     assert_eq!((stats.entries, stats.value_bytes, stats.stored_bytes), (0, 0, 0));
 }
+
+#[test]
+fn replace_if_asks_again_if_the_value_changed_meanwhile() {
+    let cache = small().max_bytes(64 << 20).build().unwrap();
+    let long = vec![3; 600_000];
+    for (before, meanwhile) in [
+        (None, Some(&b"short"[..])),
+        (Some(&b"one"[..]), Some(&b"one"[..])),
+        (Some(&b"one"[..]), None),
+        (Some(&long[..]), Some(&long[..])),
+        (Some(&b"one"[..]), Some(&long[..])),
+    ] {
+        cache.clear().unwrap();
+        if let Some(before) = before {
+            cache.insert("key", before).unwrap();
+        }
+        let mut shown = Vec::new();
+        let replaced = cache.replace_if("key", b"new", |now| {
+            shown.push(now.map(<[u8]>::to_vec));
+            if shown.len() == 1 {
+                // Another call in between, also one that leaves an equal value.
+                match meanwhile {
+                    Some(value) => cache.insert("key", value).unwrap(),
+                    None => assert!(cache.remove("key").unwrap()),
+                }
+            }
+            true
+        });
+        assert_eq!(replaced, Ok(true));
+        let expected = [before, meanwhile].map(|value| value.map(<[u8]>::to_vec));
+        assert!(shown == expected, "{} calls", shown.len());
+        assert_eq!(cache.get("key").unwrap().as_deref(), Some(&b"new"[..]));
+    }
+}
