@@ -174,7 +174,8 @@ fn what_does_not_fit_is_evicted_and_never_wrong() {
         assert!(lost > 100, "{lost} lost");
         assert_eq!(seen.load(SeqCst), stats.evictions - stats.unseen);
         assert_eq!(stats.unseen, 0);
-        assert!(stats.entries > 100, "{stats:?}");
+        // zbud holds two objects in a page of 64 KiB.
+        assert!(stats.entries > 30, "{stats:?}");
     }
 }
 
