@@ -138,10 +138,10 @@ impl CacheBuilder {
     ///
     /// let evicted = Arc::new(AtomicUsize::new(0));
     /// let count = evicted.clone();
-    /// let cache = Cache::builder().max_bytes(4 << 20).on_evict(move |_, _| {
+    /// let builder = Cache::builder().max_bytes(4 << 20).background(false).on_evict(move |_, _| {
     ///     count.fetch_add(1, SeqCst);
     /// });
-    /// let cache = cache.build()?;
+    /// let cache = builder.build()?;
     /// for n in 0..100_000_u64 {
     ///     // Numbers that do not compress.
     ///     let words: Vec<u64> = (0..10).map(|k| (n * 10 + k + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
