@@ -104,8 +104,9 @@ impl CacheBuilder {
     }
 
     /// Sets whether dictionaries are trained from the values of up to 4 KiB and used while they pay. Default: yes if
-    /// the compressor is zstd and the background thread runs. A training takes a part of the budget for less
-    /// than a second, with pauses that grow.
+    /// the compressor is zstd. Without the background thread, there are none. A training takes a part of the budget for
+    /// less than a second, with pauses that grow. If it would take more than a quarter of the budget, as in a cache of
+    /// less than about 20 MiB, there are none either.
     pub fn dictionaries(mut self, on: bool) -> Self {
         self.dictionaries = Some(on);
         self

@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
     most: AtomicUsize,
     /// The bytes of the shards' indexes.
     index: AtomicUsize,
-    /// The bytes of the tables of long values, and of buffers that calls need.
+    /// The bytes of the lists of long values.
     long: AtomicUsize,
     /// The bytes of contexts and dictionaries.
     codecs: AtomicUsize,
