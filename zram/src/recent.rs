@@ -103,35 +103,45 @@ impl RecentPages {
             &mut many
         };
         let place = &self.places[(index % PLACES as u64) as usize];
-        let era;
-        let found = {
+        let (found, era) = {
             let Some(mut recent) = place.try_lock() else { return Ok(Found::Nowhere) };
-            era = self.clears.load(SeqCst);
+            let era = self.clears.load(SeqCst);
             self.drop_copy_before(era, &mut recent);
-            let Recent { copied, bytes, .. } = &mut *recent;
-            // Before the slot is read: a change of it that this read does not see raises the generation afterwards.
-            let present = (index, self.generation(index).load(SeqCst));
-            let found = if *copied == Some(present) { Found::Copy } else { Found::Slot };
-            if found == Found::Slot {
-                *copied = None;
-                if bytes.is_empty() {
-                    *bytes = zeroed(unit).ok_or_else(no_memory)?;
-                    self.bytes.fetch_add(bytes.capacity(), SeqCst);
-                }
-                read(bytes)?;
-                *copied = Some(present);
+            let found = self.find(index, unit, &mut recent, read);
+            if found.is_ok() {
+                part.copy_from_slice(&recent.bytes[start..start + to.len()]);
             }
-            part.copy_from_slice(&bytes[start..start + to.len()]);
-            found
+            (found, era)
         };
-        // Copies were dropped while this one was in use. If another thread uses it by now, that thread drops it.
-        let now = self.clears.load(SeqCst);
-        let again = if now == era { None } else { place.try_lock() };
-        if let Some(mut recent) = again {
-            self.drop_copy_before(now, &mut recent);
-        }
+        // Copies may have been dropped while this one was in use.
+        self.drop_later(place, era);
+        let found = found?;
         to.copy_from_slice(part);
         Ok(found)
+    }
+
+    /// Reads a page into its place, unless its copy is there.
+    fn find(
+        &self,
+        index: u64,
+        unit: usize,
+        recent: &mut Recent,
+        read: impl FnOnce(&mut [u8]) -> Result<(), ZramError>,
+    ) -> Result<Found, ZramError> {
+        let Recent { copied, bytes, .. } = recent;
+        // Before the slot is read: a change of it that this read does not see raises the generation afterwards.
+        let present = (index, self.generation(index).load(SeqCst));
+        if *copied == Some(present) {
+            return Ok(Found::Copy);
+        }
+        *copied = None;
+        if bytes.is_empty() {
+            *bytes = zeroed(unit).ok_or(ZramError::Buffer { index, bytes: unit })?;
+            self.bytes.fetch_add(bytes.capacity(), SeqCst);
+        }
+        read(bytes)?;
+        *copied = Some(present);
+        Ok(Found::Slot)
     }
 
     fn generation(&self, index: u64) -> &AtomicU64 {
@@ -148,11 +158,25 @@ impl RecentPages {
 
     /// Drops all copies. One that is in use is dropped when its user has finished.
     pub(crate) fn clear(&self) {
-        let era = self.clears.fetch_add(1, SeqCst) + 1;
+        self.clears.fetch_add(1, SeqCst);
         for place in &self.places {
-            if let Some(mut recent) = place.try_lock() {
-                self.drop_copy_before(era, &mut recent);
+            // Whatever the copy's era: it is before the present one.
+            self.drop_later(place, u64::MAX);
+        }
+    }
+
+    /// Drops the copy of a place if copies were dropped since the time `era`, for which the caller has done so. If
+    /// another thread has the place, that thread does it.
+    fn drop_later(&self, place: &Mutex<Recent>, mut era: u64) {
+        loop {
+            let now = self.clears.load(SeqCst);
+            if now == era {
+                return;
             }
+            let Some(mut recent) = place.try_lock() else { return };
+            // Read again under the lock: a thread that finds the place locked from now on relies on the check after it.
+            era = self.clears.load(SeqCst);
+            self.drop_copy_before(era, &mut recent);
         }
     }
 
@@ -249,9 +273,37 @@ mod tests {
             page.fill(9);
             Err(error.clone())
         });
-        assert_eq!(failed, Err(error));
+        assert_eq!(failed, Err(error.clone()));
         assert_eq!(read(&pages, 3, 2), (Found::Slot, 2));
         pages.clear();
         assert_eq!(read(&pages, 3, 4), (Found::Slot, 4));
+        // It leaves no memory either, if the copies are dropped meanwhile.
+        let failed = pages.read(4, UNIT, 0, &mut [0], |page| {
+            page.fill(9);
+            pages.clear();
+            Err(error.clone())
+        });
+        assert_eq!(failed, Err(error));
+        assert!(pages.memory_bytes() < UNIT);
+    }
+
+    #[test]
+    fn copies_that_several_threads_drop_are_gone() {
+        let pages = RecentPages::new(UNIT);
+        std::thread::scope(|scope| {
+            for thread in 0..3_u64 {
+                let pages = &pages;
+                scope.spawn(move || {
+                    for n in 0..if cfg!(miri) { 20 } else { 2000 } {
+                        let _ = pages.read(n % 2, UNIT, 0, &mut [0], |_| Ok(()));
+                        if n % 3 == thread {
+                            pages.clear();
+                        }
+                    }
+                    pages.clear();
+                });
+            }
+        });
+        assert!(pages.memory_bytes() < UNIT, "{}", pages.memory_bytes());
     }
 }
