@@ -79,12 +79,16 @@ impl Ghosts {
         self.buckets = buckets;
     }
 
-    /// Shrinks if there are at least four times as many ghosts as `entries`. Those that are left are the youngest.
+    /// Shrinks if there are at least four times as many ghosts as `entries`. Those of the first buckets are left.
     pub(super) fn shrink(&mut self, entries: usize) {
         let wanted = Self::wanted(entries);
         if self.buckets.len() >= (wanted * 4).max(1) {
-            self.buckets.truncate(wanted);
-            self.buckets.shrink_to_fit();
+            // `shrink_to_fit` would end the process if there is no memory for the smaller block.
+            let mut smaller = Vec::new();
+            if smaller.try_reserve_exact(wanted).is_ok() {
+                smaller.extend_from_slice(&self.buckets[..wanted]);
+                self.buckets = smaller;
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::invariant::broken;
 /// The small queue is the next to evict from while it has more than this share of the entries.
 const SMALL_SHARE: usize = 10;
 
-/// An entry with this many uses leaves the small queue for the main queue.
+/// An entry with more uses than this leaves the small queue for the main queue.
 const USES_TO_STAY: u32 = 1;
 
 /// A table with more bytes than this for each entry has four places for an entry or more.
@@ -51,6 +51,8 @@ pub(crate) struct Tidied {
 /// The index of a shard. An entry's word means nothing to it.
 pub(crate) struct Index {
     table: HashTable<u32>,
+    /// The entries that the table has room for if no removed one takes a place.
+    room: usize,
     entries: Entries,
     ghosts: Ghosts,
 }
@@ -58,7 +60,8 @@ pub(crate) struct Index {
 impl Index {
     /// Makes an index without memory.
     pub(crate) fn new() -> Self {
-        Index { table: HashTable::new(), entries: Entries::new(), ghosts: Ghosts::default() }
+        let (table, entries) = (HashTable::new(), Entries::new());
+        Index { table, room: 0, entries, ghosts: Ghosts::default() }
     }
 
     /// Returns the number of entries.
@@ -103,7 +106,7 @@ impl Index {
     pub(crate) fn bytes_to_reserve(&self) -> usize {
         let group = if self.entries.has_room() { 0 } else { GROUP_BYTES };
         // While the table grows, the old one is there, too.
-        let table = if self.table.len() < self.table.capacity() {
+        let table = if self.table.len() < self.table.capacity() || self.is_littered() {
             0
         } else {
             2 * self.table.allocation_size().max(64)
@@ -118,10 +121,34 @@ impl Index {
     pub(crate) fn reserve(&mut self) -> Result<(), NoRoom> {
         let entries = &mut self.entries;
         entries.reserve()?;
-        let spread = |&at: &u32| entries.kept(at).spread();
-        self.table.try_reserve(1, spread).map_err(|_| NoRoom::Memory)?;
+        if self.table.len() == self.table.capacity() {
+            if self.is_littered() {
+                self.rehash();
+            } else {
+                let entries = &self.entries;
+                let spread = |&at: &u32| entries.kept(at).spread();
+                self.table.try_reserve(1, spread).map_err(|_| NoRoom::Memory)?;
+                self.room = self.table.capacity();
+            }
+        }
         self.ghosts.grow(self.table.len());
         Ok(())
+    }
+
+    /// Returns whether the table has room once the places of removed entries are free again. Then it need not grow: in
+    /// a cache that replaces entries at a constant number, it would otherwise double.
+    fn is_littered(&self) -> bool {
+        self.table.len() < self.room / 4 * 3
+    }
+
+    /// Frees the places of removed entries. Needs no memory.
+    fn rehash(&mut self) {
+        self.table.clear();
+        let entries = &self.entries;
+        for at in (0..entries.mark()).filter(|&at| entries.queue(at) != Queue::Free) {
+            let spread = |&at: &u32| entries.kept(at).spread();
+            self.table.insert_unique(entries.kept(at).spread(), at, spread);
+        }
     }
 
     /// Adds an entry. The caller has called [`Index::reserve`], and no entry has the same key.
@@ -224,6 +251,7 @@ impl Index {
                 smaller.insert_unique(spread(&at), at, spread);
             }
         }
+        self.room = smaller.capacity();
         core::mem::replace(&mut self.table, smaller)
     }
 

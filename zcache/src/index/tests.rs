@@ -239,6 +239,30 @@ fn a_walk_visits_what_stays() {
     assert!((0..count).step_by(3).all(|key| seen.contains(&key)));
 }
 
+#[test]
+fn replacing_entries_does_not_make_the_table_grow() {
+    if cfg!(miri) {
+        return;
+    }
+    for count in [1000, 10_000, 14_000, 50_000] {
+        let mut index = Index::new();
+        (0..count).for_each(|key| insert(&mut index, key));
+        let full = index.table.allocation_size();
+        for key in count..count * 20 {
+            index.evict().unwrap();
+            insert(&mut index, key);
+            if key % 1000 == 0 {
+                tidy(&mut index, 100);
+            }
+        }
+        let now = index.table.allocation_size();
+        assert!(now <= full.max(count as usize * 16), "{count} entries: {full}, then {now} bytes");
+        assert_eq!(index.len(), count as usize);
+        // The last ones are in the small queue.
+        assert!((count * 20 - count / 20..count * 20).all(|key| find(&index, key).is_some()));
+    }
+}
+
 /// The hits of a cache of `size` keys over a trace, by what it does for a key: whether it was there.
 fn hits(trace: &[u64], mut get: impl FnMut(u64) -> bool) -> usize {
     trace.iter().filter(|&&key| get(key)).count()
